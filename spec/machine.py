@@ -1,0 +1,233 @@
+"""A machine: the array's shape, its memories and widths, and the device it is built for, if any."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass, fields
+
+from spec.errors import SpecError, check_choice, check_int, check_number, check_text, located
+from spec.qformat import QFormat, signed_bits
+from spec.yaml_loader import check_keys, find_file, load_yaml
+
+__all__ = [
+    "ACT_BITS",
+    "ACT_FRAC",
+    "ACTIVATION_FORMAT",
+    "BIAS_LEFT_SHIFT",
+    "ERROR_BITS",
+    "ERROR_FRAC",
+    "INPUT_FORMAT",
+    "INPUT_FRAC",
+    "SCORE_BITS",
+    "SCORE_FRAC",
+    "WEIGHT_BITS",
+    "WEIGHT_FORMAT",
+    "WEIGHT_FRAC",
+    "Device",
+    "Machine",
+    "load_machine",
+]
+
+ACT_BITS = 8
+"""An activation, an input pixel and a learning signal before its shift."""
+ACT_FRAC = 4
+"""Fraction bits of a hidden activation."""
+INPUT_FRAC = 7
+"""Fraction bits of an input pixel."""
+WEIGHT_BITS = 16
+WEIGHT_FRAC = 14
+SCORE_BITS = 20
+SCORE_FRAC = 9
+"""Fraction bits of an output layer's score (a hidden layer's is an integer)."""
+ERROR_BITS = 10
+ERROR_FRAC = 8
+BIAS_LEFT_SHIFT = 7
+"""A bias is shifted left by this much to line up with the products."""
+
+WEIGHT_FORMAT = QFormat(WEIGHT_BITS - WEIGHT_FRAC, WEIGHT_FRAC)
+ACTIVATION_FORMAT = QFormat(ACT_BITS - ACT_FRAC, ACT_FRAC)
+INPUT_FORMAT = QFormat(ACT_BITS - INPUT_FRAC, INPUT_FRAC)
+
+_FAMILIES = {"ecp5": ("25k", "45k", "85k"), "ice40": ("up5k",)}
+# |weight * activation| <= 2^15 * 2^7, reached by the two most negative codes.
+_PRODUCT_LOG2 = WEIGHT_BITS - 1 + ACT_BITS - 1
+
+
+@dataclass(frozen=True)
+class Device:
+    """The FPGA a machine is placed on.
+
+    ``part`` is nextpnr's name (``85k``, ``up5k``), ``speed`` its speed grade (ECP5: 6, 7 or 8;
+    iCE40: None), ``clock_mhz`` the frequency that place and route has to reach, in MHz.
+    """
+
+    family: str
+    part: str
+    package: str
+    speed: int | None
+    clock_mhz: float
+
+    def __post_init__(self) -> None:
+        check_choice("family", self.family, _FAMILIES)
+        check_choice("part", self.part, _FAMILIES[self.family])
+        check_text("package", self.package)
+        if self.family == "ecp5":
+            check_int("speed", self.speed, 6, 8)
+        elif self.speed is not None:
+            raise SpecError("speed", f"must be left out for {self.family}", self.speed)
+        check_number("clock_mhz", self.clock_mhz, 1, 1000)
+
+
+@dataclass(frozen=True)
+class Machine:
+    """A machine, validated when it is made; all depths are in words, all widths in bits.
+
+    ``weight_depth`` words (16 bits) a PE, ``activation_depth`` words (8 bits) in each of the
+    ``rows`` banks, ``bias_depth`` words (16 bits); ``max_neurons`` is the widest layer and
+    ``max_fan_in`` the widest input it can run, ``max_layers`` the longest program.
+    ``delta_bits`` is the width of a shifted learning signal, ``fraction_bits`` the number of random
+    bits below a weight, ``result_fifo_depth`` the beats of the result FIFO.
+    """
+
+    name: str
+    rows: int
+    cols: int
+    weight_depth: int
+    activation_depth: int
+    max_neurons: int
+    max_fan_in: int
+    bias_depth: int
+    max_layers: int
+    delta_bits: int
+    fraction_bits: int
+    result_fifo_depth: int
+    device: Device | None = None
+
+    def __post_init__(self) -> None:
+        check_text("name", self.name)
+        # A descriptor's row mask is one 32-bit word; columns and depths fill 16-bit fields. The
+        # LFSRs need R*C + 1 <= 1025 different starting points of the 65535: always so here.
+        check_int("rows", self.rows, 1, 32)
+        check_int("cols", self.cols, 1, 32)
+        check_int("weight_depth", self.weight_depth, 2, 1 << 16)
+        check_int("activation_depth", self.activation_depth, 4, 1 << 16)
+        # max_neurons < 2^16 keeps the norm below 2^30, so msb <= 29 and k <= 15: every shift by
+        # score_shift + k fits the 5 bits (0 to 31) of the softmax's shifter.
+        check_int("max_neurons", self.max_neurons, 2, (1 << 16) - 1)
+        check_int("max_fan_in", self.max_fan_in, 1, (1 << 16) - 1)
+        check_int("bias_depth", self.bias_depth, 2, 1 << 16)
+        check_int("max_layers", self.max_layers, 1, 64)
+        # The unshifted signal has 8 bits; a shifted one meets an activation in an 18x18 (or 16x16)
+        # multiplier, which 18 bits is the most that any of the targets has.
+        check_int("delta_bits", self.delta_bits, ACT_BITS, 18)
+        # The random bits are the top bits of a 16-bit LFSR.
+        check_int("fraction_bits", self.fraction_bits, 1, 16)
+        check_int("result_fifo_depth", self.result_fifo_depth, 4, 1 << 16)
+        if self.device is not None and not isinstance(self.device, Device):
+            raise SpecError("device", "must be a device or nothing", self.device)
+
+    @property
+    def pes(self) -> int:
+        """Processing elements, ``rows * cols``."""
+        return self.rows * self.cols
+
+    @property
+    def lfsrs(self) -> int:
+        """LFSRs: one a PE and, last, the bias unit's."""
+        return self.pes + 1
+
+    @property
+    def operand_bits(self) -> int:
+        """The multiplier's wide operand: a weight going forward, a shifted signal in update."""
+        return max(WEIGHT_BITS, self.delta_bits)
+
+    @property
+    def product_bits(self) -> int:
+        """A product: an n-bit times an m-bit signed number never needs more than n + m bits."""
+        return self.operand_bits + ACT_BITS
+
+    @property
+    def max_delta(self) -> int:
+        """Largest magnitude of a shifted signal: 127 shifted by at most ``delta_bits - 8``."""
+        return 127 << (self.delta_bits - ACT_BITS)
+
+    @property
+    def psum_bits(self) -> int:
+        """A partial sum on its way down a column.
+
+        Forward: ``rows`` products of at most 2^22 each. Update: ``w * 2^F + rand`` lies within
+        ``±2^(15+F)``, the product within ``±max_delta * 2^7``. Host access: a word times
+        2^F, and 1.
+        """
+        forward = self.rows << _PRODUCT_LOG2
+        update = (1 << (WEIGHT_BITS - 1 + self.fraction_bits)) + (self.max_delta << (ACT_BITS - 1))
+        return signed_bits(max(forward, update))
+
+    @property
+    def acc_bits(self) -> int:
+        """A pre-activation: ``max_fan_in`` products of at most 2^22, and a bias of 2^15 * 2^7.
+
+        Never narrower than a partial sum, since host reads pass through the accumulators too.
+        """
+        return max(self.psum_bits, signed_bits((self.max_fan_in + 1) << _PRODUCT_LOG2))
+
+    @property
+    def bias_sum_bits(self) -> int:
+        """A bias being updated: ``±2^(15+F)`` and a shifted signal, shifted by at most 7 more."""
+        wide = (1 << (WEIGHT_BITS - 1 + self.fraction_bits)) + (self.max_delta << BIAS_LEFT_SHIFT)
+        return signed_bits(wide)
+
+    @property
+    def norm_bits(self) -> int:
+        """The sum of squares, unsigned: ``max_neurons`` terms of at most 2^14."""
+        return (self.max_neurons << (2 * (ACT_BITS - 1))).bit_length()
+
+    @property
+    def row_bits(self) -> int:
+        """Address bits that choose a row, ``ceil(log2 rows)``."""
+        return (self.rows - 1).bit_length()
+
+    @property
+    def col_bits(self) -> int:
+        """Address bits that choose a column, ``ceil(log2 cols)``."""
+        return (self.cols - 1).bit_length()
+
+    @property
+    def weight_addr_bits(self) -> int:
+        """Address bits of a PE's weight memory."""
+        return (self.weight_depth - 1).bit_length()
+
+    @property
+    def activation_addr_bits(self) -> int:
+        """Address bits of an activation bank."""
+        return (self.activation_depth - 1).bit_length()
+
+    @property
+    def bias_addr_bits(self) -> int:
+        """Address bits of the bias memory."""
+        return (self.bias_depth - 1).bit_length()
+
+    @property
+    def neuron_bits(self) -> int:
+        """Bits of a neuron's number within a layer, ``0 … max_neurons - 1``."""
+        return (self.max_neurons - 1).bit_length()
+
+    @property
+    def layer_bits(self) -> int:
+        """Bits of a layer's number, ``0 … max_layers - 1``; at least 1."""
+        return max(1, (self.max_layers - 1).bit_length())
+
+
+def load_machine(name_or_path: str | os.PathLike[str]) -> Machine:
+    """Reads a preset (``tiny``, ``digits``, ``mnist``, ``ice40up5k``) or a YAML file."""
+    path = find_file("machines", name_or_path)
+    values = load_yaml(path)
+    names = [field.name for field in fields(Machine)]
+    with located(file=str(path)):
+        check_keys(values, names[:-1], ["device"])
+        device = values.get("device")
+        if device is not None:
+            with located(path="device"):
+                check_keys(device, ("family", "part", "package", "clock_mhz"), ("speed",))
+                device = Device(**{"speed": None, **device})
+        return Machine(**{**values, "device": device})

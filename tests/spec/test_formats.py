@@ -1,0 +1,198 @@
+"""Number formats, the machine's widths, the random sequence and the basis."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from fractions import Fraction
+
+import numpy as np
+import pytest
+
+from spec.basis import Basis, basis_frequencies
+from spec.errors import SpecError
+from spec.lfsr import PERIOD, SEQUENCE, TAPS, offset
+from spec.machine import (
+    ACT_BITS,
+    ACTIVATION_FORMAT,
+    INPUT_FORMAT,
+    WEIGHT_BITS,
+    WEIGHT_FORMAT,
+    Machine,
+    load_machine,
+)
+from spec.network import load_network
+from spec.qformat import QFormat, signed_bits
+from spec.technology import ACTIONS, load_technology, weight_action
+from spec.yaml_loader import preset_names
+
+SHA256 = {
+    ("square", 10, 128): "3dd4e05362213ce94d0f864a742159e09d32c4e80b510615dc633341412aab8d",
+    ("square", 10, 512): "104585f559778b737fdb25bfa4a06b9e39f8ba61c52d5bdb7c41811fd04cda3e",
+    ("square", 3, 3): "7463b74fb717550c7be5773dc08e87b8f0c7b49c36eb25eca9143a96249b6233",
+    ("sine", 10, 128): "8198af9404a8f2d2cd4a0a54065ee50b8e00ca772abbc1085fa706888068b17f",
+    ("sine", 10, 512): "bb6aa404ed4b61b6270990108b96e4cdb9a026ad8bc2ac982a2dcb0aa44978ef",
+    ("walsh", 10, 48): "06cde001f34e4970c85f298b3060225bd1a5bdc280aa8af1466f03a12dde8547",
+    ("walsh", 10, 128): "9aae6b3e3cedeb91e9aa1547f17f65891bb1909fcf4bd5d488fee31c059244b6",
+}
+"""Tables of the preset networks, and of the other bases at their sizes."""
+
+PI = Fraction(
+    "3.14159265358979323846264338327950288419716939937510582097494459230781640628620899862803482534"
+)
+
+
+@pytest.mark.parametrize("text", ["sQ2.14", "uQ0.8", "sQ4.4", "sQ20.0", "sQ1.0"])
+def test_qformat_round_trip(text: str) -> None:
+    """A format reads what it prints, and its codes fill its bits."""
+    form = QFormat.parse(text)
+    assert str(form) == text
+    assert form.max_code - form.min_code + 1 == 1 << form.bits
+
+
+def test_qformat_ranges() -> None:
+    """The formats of the arithmetic."""
+    assert (WEIGHT_FORMAT.bits, WEIGHT_FORMAT.min_code, WEIGHT_FORMAT.max_code) == (
+        16,
+        -32768,
+        32767,
+    )
+    assert str(ACTIVATION_FORMAT) == "sQ4.4"
+    assert str(INPUT_FORMAT) == "sQ1.7"
+    assert (QFormat(0, 8, False).min_code, QFormat(0, 8, False).max_code) == (0, 255)
+
+
+@pytest.mark.parametrize("text", ["Q2.14", "sQ2", "sQ-1.4", "sQ0.0", "uQ0.0", "sQ2.14 ", "", None])
+def test_qformat_refused(text: str) -> None:
+    """Anything else is refused."""
+    with pytest.raises(SpecError):
+        QFormat.parse(text)
+
+
+@pytest.mark.parametrize("name", preset_names("machines"))
+def test_sums_fit_and_widths_are_tight(name: str) -> None:
+    """The worst sums, from the extreme codes themselves, just fit the derived widths."""
+    machine = load_machine(name)
+
+    def fits(value: int, bits: int) -> bool:
+        return -(1 << (bits - 1)) <= value < 1 << (bits - 1)
+
+    product = (-(1 << (WEIGHT_BITS - 1))) * (-(1 << (ACT_BITS - 1)))
+    delta = 127 << (machine.delta_bits - ACT_BITS)
+    assert fits(delta, machine.delta_bits)
+    assert fits(delta * 128, machine.product_bits) and fits(product, machine.product_bits)
+    high, low = 32767 << machine.fraction_bits, -32768 << machine.fraction_bits
+    random = (1 << machine.fraction_bits) - 1
+    forward = (machine.rows * product, -machine.rows * 32768 * 127)
+    update = (high + random + delta * 128, low - delta * 128)
+    assert all(fits(value, machine.psum_bits) for value in (*forward, *update))
+    assert not all(fits(value, machine.psum_bits - 1) for value in (*forward, *update))
+    total = machine.max_fan_in * product + (32767 << 7)
+    assert fits(total, machine.acc_bits)
+    assert machine.acc_bits >= machine.psum_bits
+    assert machine.acc_bits == machine.psum_bits or not fits(total, machine.acc_bits - 1)
+    bias = (high + random + (delta << 7), low - (delta << 7))
+    assert all(fits(value, machine.bias_sum_bits) for value in bias)
+    assert not all(fits(value, machine.bias_sum_bits - 1) for value in bias)
+    assert machine.max_neurons * 128 * 128 < 1 << machine.norm_bits
+    assert (machine.norm_bits - 1 + 1) >> 1 <= 31 - 9
+
+
+def test_signed_bits() -> None:
+    """The narrowest two's complement width of a magnitude."""
+    assert [signed_bits(value) for value in (0, 1, 127, 128)] == [1, 2, 8, 9]
+
+
+def test_address_bits() -> None:
+    """Address widths hold the last word, also for depths that are no power of two."""
+    machine = dataclasses.replace(load_machine("tiny"), rows=3, cols=5, weight_depth=33)
+    assert (machine.row_bits, machine.col_bits, machine.weight_addr_bits) == (2, 3, 6)
+    assert dataclasses.replace(machine, rows=1).row_bits == 0
+
+
+@pytest.mark.parametrize("field", [field.name for field in dataclasses.fields(Machine)])
+def test_machine_refuses_each_field(field: str) -> None:
+    """Every field of a machine is checked, also when it is made in Python."""
+    with pytest.raises(SpecError) as caught:
+        dataclasses.replace(load_machine("digits"), **{field: -1})
+    assert caught.value.key == field
+
+
+def test_lfsr_has_full_period_and_steps_as_specified() -> None:
+    """All 65535 states but 0, each the step of the one before, the last leading back to 1."""
+    assert SEQUENCE.dtype == np.uint16 and SEQUENCE.shape == (PERIOD,) and SEQUENCE[0] == 1
+    states = SEQUENCE.astype(np.int64)
+    after = (states >> 1) ^ np.where(states & 1, TAPS, 0)
+    assert np.array_equal(after, np.roll(states, -1))
+    assert len(np.unique(states)) == PERIOD and 0 not in states
+    assert not SEQUENCE.flags.writeable
+
+
+def test_lfsr_offsets_divide_the_period() -> None:
+    """R*C + 1 distinct starting points, evenly spaced."""
+    machine = load_machine("digits")
+    offsets = [offset(machine, number) for number in range(65)]
+    assert offsets[:2] == [0, 1008] and set(np.diff(offsets)) == {1008}
+    assert offsets[-1] < PERIOD
+    with pytest.raises(SpecError):
+        offset(machine, 65)
+
+
+@pytest.mark.parametrize(("kind", "classes", "n"), SHA256)
+def test_basis_hash(kind: str, classes: int, n: int) -> None:
+    """A changed table would make every trained weight of the past irreproducible."""
+    assert Basis(kind, classes).sha256(n) == SHA256[kind, classes, n]
+
+
+def test_presets_are_pinned() -> None:
+    """Every hidden layer of every preset network has its table pinned above."""
+    for name in preset_names("networks"):
+        network = load_network(name)
+        for _, n in network.shapes[:-1]:
+            assert (network.basis, network.classes, n) in SHA256
+
+
+@pytest.mark.parametrize("classes", [2, 10, 100])
+def test_trigonometric_bases_against_exact_reduction(classes: int) -> None:
+    """Against arguments reduced by pi to 90 digits: same sign, same rounded sine."""
+    n = 512
+    square, sine = Basis("square", classes).table(n), Basis("sine", classes).table(n)
+    assert square.dtype == sine.dtype == np.int8 and square.shape == sine.shape == (classes, n)
+    assert not square[:, 0].any() and not sine[:, 0].any()
+    assert set(np.unique(square[:, 1:])) == {-1, 1}
+    for c, frequency in enumerate(basis_frequencies(classes).tolist()):
+        for i in range(1, n, 7):
+            argument = Fraction(frequency * i)
+            reduced = float(argument - (argument // (2 * PI)) * (2 * PI))
+            value = 127 * math.sin(reduced)
+            assert square[c, i] == (1 if value > 0 else -1)
+            assert sine[c, i] == math.copysign(math.floor(abs(value) + 0.5), value)
+
+
+def test_walsh_rows() -> None:
+    """Parity by counting bits; exactly orthogonal at a power of two."""
+    basis = Basis("walsh", 10)
+    table = basis.table(128)
+    for c in range(10):
+        expected = [1 - 2 * ((basis.walsh_mask(c) & i).bit_count() & 1) for i in range(128)]
+        assert table[c].tolist() == expected
+    gram = table.astype(int) @ table.T.astype(int)
+    assert np.array_equal(gram, 128 * np.eye(10, dtype=int))
+
+
+@pytest.mark.parametrize("name", preset_names("technologies"))
+def test_technology_rows(name: str) -> None:
+    """Every action has a positive energy and a source; wider operations cost no less."""
+    actions = load_technology(name).actions
+    assert tuple(actions) == tuple(ACTIONS)
+    assert all(action.pj > 0 for action in actions.values())
+    order = ("multiply_8x8", "multiply_8x16", "multiply_8x18", "multiply_16x16")
+    assert sorted(order, key=lambda key: actions[key].pj) == list(order)
+    assert actions["multiply_8x16"].derived and actions["weight_read"].derived
+    assert actions["weight_read"].pj * 2 == actions["activation_read"].pj * 4
+
+
+def test_weight_action_follows_the_memory() -> None:
+    """A PE of mnist holds 32 KB, one of digits 2 KB."""
+    assert weight_action(load_machine("mnist"), "read") == "weight_read_32kb"
+    assert weight_action(load_machine("digits"), "write") == "weight_write"
