@@ -10,30 +10,30 @@ from enum import IntEnum
 
 __all__ = [
     "ARGMAX_TAIL",
+    "DELTA_LATENCY",
     "FINISH_CYCLES",
     "FORWARD_TAIL",
     "SETUP_CYCLES",
     "SIGNAL_TAIL",
-    "UPDATE_LEAD",
     "UPDATE_TAIL",
     "Phase",
     "tile_interval",
 ]
 
-# Provisional until the blocks exist; the sequencer and the cycle simulator read them from here.
 SETUP_CYCLES = 6
 """A layer's ``setup``: a word of its descriptor a cycle, ``spec.program.DESCRIPTOR_WORDS``."""
-FORWARD_TAIL = 12
+FORWARD_TAIL = 7
 """``forward`` beyond the last step's way through the array: accumulator and post-processing."""
-SIGNAL_TAIL = 24
-"""``signal`` beyond the three walks over the classes: the softmax pipeline and its reciprocal."""
-ARGMAX_TAIL = 4
+SIGNAL_TAIL = 30
+"""``signal`` beyond the three walks over the classes: the lanes' reading, the softmax pipeline and its
+reciprocal, the projection's quotient."""
+ARGMAX_TAIL = 10
 """``signal`` of an inference beyond the one walk over the output layer's scores."""
-UPDATE_LEAD = 10
-"""Cycles of ``update`` before its first step: until the first shifted signal is made. A part of
-``UPDATE_TAIL``."""
-UPDATE_TAIL = 12
-"""``update`` beyond the array's own latency: the first shifted signal has to be made."""
+DELTA_LATENCY = 12
+"""From the first cycle of ``update`` to that in which the array can take the first shifted signal."""
+UPDATE_TAIL = DELTA_LATENCY + 2
+"""``update`` beyond the array's skew: the first step is issued when the first shifted signal can be
+taken (the others follow one a cycle, as the columns take them), and the last PE has to write."""
 FINISH_CYCLES = 1
 """``finish``: the summary beat enters the result FIFO."""
 

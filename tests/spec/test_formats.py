@@ -42,7 +42,7 @@ PI = Fraction(
 )
 
 
-@pytest.mark.parametrize("text", ["sQ2.14", "uQ0.8", "sQ4.4", "sQ20.0", "sQ1.0"])
+@pytest.mark.parametrize("text", ["sQ2.14", "uQ0.8", "sQ4.4", "sQ20.0", "sQ1.1"])
 def test_qformat_round_trip(text: str) -> None:
     """A format reads what it prints, and its codes fill its bits."""
     form = QFormat.parse(text)
@@ -124,6 +124,7 @@ def test_lfsr_has_full_period_and_steps_as_specified() -> None:
     states = SEQUENCE.astype(np.int64)
     after = (states >> 1) ^ np.where(states & 1, TAPS, 0)
     assert np.array_equal(after, np.roll(states, -1))
+    assert states[1:4].tolist() == [0xB400, 0x5A00, 0x2D00]
     assert len(np.unique(states)) == PERIOD and 0 not in states
     assert not SEQUENCE.flags.writeable
 
@@ -196,3 +197,6 @@ def test_weight_action_follows_the_memory() -> None:
     """A PE of mnist holds 32 KB, one of digits 2 KB."""
     assert weight_action(load_machine("mnist"), "read") == "weight_read_32kb"
     assert weight_action(load_machine("digits"), "write") == "weight_write"
+    for depth, action in ((4096, "weight_read"), (4097, "weight_read_32kb")):
+        machine = dataclasses.replace(load_machine("digits"), weight_depth=depth)
+        assert weight_action(machine, "read") == action

@@ -46,10 +46,9 @@ def test_encode_round_trip() -> None:
     """Random and extreme values come back from the words."""
     rng = random.Random(1)
     for trial in range(200):
-        values = {
-            name: (field.low, field.high)[trial] if trial < 2 else rng.randint(field.low, field.high)
-            for name, field in FIELDS.items()
-        }
+        values = {name: rng.randint(field.low, field.high) for name, field in FIELDS.items()}
+        if trial < 2:
+            values = {name: (field.low, field.high)[trial] for name, field in FIELDS.items()}
         descriptor = LayerDescriptor(**values)
         words = encode(descriptor)
         assert len(words) == DESCRIPTOR_WORDS and all(0 <= word < 1 << 32 for word in words)
@@ -104,7 +103,10 @@ def test_random_placements() -> None:
     rng = random.Random(2)
     for _ in range(200):
         machine = dataclasses.replace(
-            load_machine("mnist"), rows=rng.randint(1, 9), cols=rng.randint(1, 9)
+            load_machine("mnist"),
+            rows=rng.randint(1, 9),
+            cols=rng.randint(1, 9),
+            result_fifo_depth=1024,
         )
         sizes = [rng.randint(2, 40) for _ in range(rng.randint(1, 6))]
         check_placement(machine, network(rng.randint(1, 60), *sizes))
@@ -160,9 +162,7 @@ def test_does_not_fit(change: dict[str, int], message: str) -> None:
     assert text.startswith("network digits does not fit machine digits: ")
     assert message in text and ";" not in text
     (key,) = change
-    compile_program(
-        load_network("digits"), dataclasses.replace(machine, **{key: change[key] + 1})
-    )
+    compile_program(load_network("digits"), dataclasses.replace(machine, **{key: change[key] + 1}))
 
 
 def test_everything_that_does_not_fit_is_named() -> None:

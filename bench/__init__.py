@@ -1,0 +1,1 @@
+"""Speed measurements that no test depends on; `make bench` runs them."""

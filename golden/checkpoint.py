@@ -1,0 +1,192 @@
+"""Files that a training leaves: checkpoints and weights, written whole or not at all.
+
+A file is written beside its target, flushed to the disk, and renamed over it; then the directory entry is flushed
+too. So whatever happens, the target is the old file or the new one, and once `save_checkpoint` has returned, the new
+one stays. Files are `.npz` archives without time stamps: equal contents are equal bytes.
+"""
+
+import hashlib
+import json
+import os
+import tempfile
+import zipfile
+import zlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from spec.errors import SpecError
+
+__all__ = [
+    "Checkpoint",
+    "Parameters",
+    "load_checkpoint",
+    "load_weights",
+    "save_checkpoint",
+    "save_weights",
+    "weights_sha256",
+    "write_atomically",
+]
+
+Parameters = list[tuple[np.ndarray, np.ndarray]]
+"""A network's parameters in layer order: `(weight (n_out, n_in), bias (n_out,))`; int16 codes or floats."""
+
+FORMAT = "entrain checkpoint 1"
+EPOCH_OF_ZIP = (1980, 1, 1, 0, 0, 0)
+META, STATE = "meta", "state/"
+UNREADABLE = (OSError, ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile, zlib.error)
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A training at rest.
+
+    `identity` names everything that must stay the same for a resumed run to reach bit-equal weights (network, rule,
+    arithmetic, seed, data); `progress` is what `golden.train` counts (epoch, sample, history: JSON values);
+    `state` is the backend's `state_dict()`.
+    """
+
+    identity: dict[str, str]
+    progress: dict
+    state: dict[str, np.ndarray]
+
+
+def write_atomically(path: Path, arrays: Mapping[str, np.ndarray]) -> None:
+    """Writes arrays as `.npz` to exactly `path` (no suffix is added), whole or not at all.
+
+    Raises OSError when the disk refuses; what stood at `path` is then untouched.
+    """
+    path = Path(path)
+    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".part")
+    try:
+        with os.fdopen(handle, "wb") as file:
+            with zipfile.ZipFile(file, "w", zipfile.ZIP_STORED) as archive:
+                for name, array in arrays.items():
+                    entry = zipfile.ZipInfo(f"{name}.npy", EPOCH_OF_ZIP)
+                    with archive.open(entry, "w", force_zip64=True) as member:
+                        np.lib.format.write_array(member, np.asarray(array), allow_pickle=False)
+            file.flush()
+            os.fsync(file.fileno())
+        os.chmod(temporary, 0o666 & ~_umask())
+        os.replace(temporary, path)
+    except BaseException:
+        Path(temporary).unlink(missing_ok=True)
+        raise
+    directory = os.open(path.parent, os.O_RDONLY)
+    try:
+        os.fsync(directory)
+    finally:
+        os.close(directory)
+
+
+def save_checkpoint(path: Path, checkpoint: Checkpoint) -> None:
+    """Writes a checkpoint; when this returns, it is on the disk."""
+    meta = {
+        "format": FORMAT,
+        "identity": dict(checkpoint.identity),
+        "progress": checkpoint.progress,
+    }
+    arrays = {META: np.array(json.dumps(meta))}
+    arrays |= {STATE + name: value for name, value in checkpoint.state.items()}
+    write_atomically(path, arrays)
+
+
+def load_checkpoint(path: Path, identity: Mapping[str, str] | None = None) -> Checkpoint:
+    """Reads a checkpoint. Raises SpecError when it is not one, or when it belongs to another run than `identity`."""
+    try:
+        with np.load(path, allow_pickle=False) as archive:
+            meta = json.loads(str(archive[META][()]))
+            if meta["format"] != FORMAT:
+                raise ValueError(f"format {meta['format']!r}")
+            state = {
+                name.removeprefix(STATE): archive[name]
+                for name in archive.files
+                if name.startswith(STATE)
+            }
+            found = Checkpoint(dict(meta["identity"]), dict(meta["progress"]), state)
+    except UNREADABLE as error:
+        raise SpecError(f"{path}: must be a checkpoint of entrain ({_reason(error)})") from None
+    if identity is not None:
+        for key in sorted(found.identity.keys() | identity.keys()):
+            was, now = found.identity.get(key, "nothing"), identity.get(key, "nothing")
+            if was != now:
+                raise SpecError(
+                    f"{path}: checkpoint has {key} {was}, this run has {now}; "
+                    f"continue with the same {key}, or remove the file to start again"
+                )
+    return found
+
+
+def save_weights(path: Path, parameters: Sequence[tuple[np.ndarray, np.ndarray]]) -> None:
+    """Writes weights as `.npz`: `layer0_weight`, `layer0_bias`, `layer1_weight`, … in layer order."""
+    arrays = {}
+    for index, (weight, bias) in enumerate(parameters):
+        arrays[f"layer{index}_weight"], arrays[f"layer{index}_bias"] = weight, bias
+    write_atomically(path, arrays)
+
+
+def load_weights(path: Path, shapes: Sequence[tuple[int, int]] | None = None) -> Parameters:
+    """Reads weights saved by `save_weights`; `shapes` are the `(n_in, n_out)` that they must have."""
+    try:
+        with np.load(path, allow_pickle=False) as archive:
+            arrays = {name: archive[name] for name in archive.files}
+    except UNREADABLE as error:
+        raise SpecError(f"{path}: must be weights as .npz ({_reason(error)})") from None
+    layers = len(arrays) // 2
+    expected = {f"layer{i}_{part}" for i in range(layers) for part in ("weight", "bias")}
+    if not arrays or set(arrays) != expected:
+        raise SpecError(
+            f"{path}: keys must be layer0_weight, layer0_bias, layer1_weight, …, "
+            f"got {', '.join(sorted(arrays)) or 'none'}"
+        )
+    found = [(arrays[f"layer{i}_weight"], arrays[f"layer{i}_bias"]) for i in range(layers)]
+    if shapes is not None:
+        if len(shapes) != layers:
+            raise SpecError(f"{path}: must hold {len(shapes)} layers, got {layers}")
+        for i, ((weight, bias), (n_in, n_out)) in enumerate(zip(found, shapes, strict=True)):
+            if weight.shape != (n_out, n_in):
+                raise SpecError(
+                    f"{path}: layer{i}_weight: shape must be {(n_out, n_in)}, got {weight.shape}"
+                )
+            if bias.shape != (n_out,):
+                raise SpecError(f"{path}: layer{i}_bias: shape must be {(n_out,)}, got {bias.shape}")
+    return found
+
+
+def weights_sha256(parameters: Sequence[tuple[np.ndarray, np.ndarray]]) -> str:
+    """SHA-256 over the parameters alone, so that backends with equal weights give equal hashes.
+
+    The bytes hashed are, in layer order, the weight `(n_out, n_in)` in C order, then the bias `(n_out,)`; integer
+    codes as little-endian int16, floats little-endian in their own width. No names, shapes or padding.
+    Raises ValueError for a code outside of int16: it could not have come from the machine.
+    """
+    digest = hashlib.sha256()
+    for layer in parameters:
+        for array in layer:
+            array = np.asarray(array)
+            if array.dtype.kind in "iu":
+                codes = array.astype("<i2")
+                if not np.array_equal(codes, array):
+                    raise ValueError("a parameter code is outside of int16")
+                array = codes
+            elif array.dtype.kind == "f":
+                array = array.astype(array.dtype.newbyteorder("<"))
+            else:
+                raise ValueError(f"parameters must be integers or floats, got {array.dtype}")
+            digest.update(np.ascontiguousarray(array).tobytes())
+    return digest.hexdigest()
+
+
+def _reason(error: BaseException) -> str:
+    """An exception as a part of one line."""
+    text = " ".join(str(error).split())
+    return text if isinstance(error, OSError) and text else f"{type(error).__name__}: {text}"
+
+
+def _umask() -> int:
+    """The process's file mode mask; reading it takes setting it."""
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask

@@ -1,0 +1,430 @@
+"""The bit-exact integer model, compiled: `golden.fixed` at the speed of the processor.
+
+Three changes of form, none of result; the tests hold the two models equal.
+
+- A neuron's weights lie row by row of the array: `[j][r][it]` instead of `[j][i]`, `i = it·R + r`.
+  PE(r, c) meets them in this order with consecutive random numbers, so an update reads weights,
+  inputs and random numbers alike as vectors. The random numbers come from one table of the LFSR's
+  sequence, laid out twice, so that no run of them wraps around. Each row is padded with zeros; an
+  input of 0 never changes a weight, as its update is `floor((w·2^F + random) / 2^F) = w`.
+- The update is 16 bits wide. With `ush = F - ls`, nested floors give
+  `floor((w·2^F + random_F + v·2^ls) / 2^F) = w + floor((v + random_ush) / 2^ush)`, where `v` is the
+  product of two 8-bit codes and `random_ush` the top `ush` bits of the LFSR:
+  `|v| <= 127·128` and `random_ush < 2^ush` stay within 16 bits for `ush <= 14`.
+- Products are summed in 32 bits. No partial sum exceeds `2^15·Σ|x|`, so a neuron takes one sum if
+  `Σ|x| < 2^16`; else it takes sums of 256 products, each of at most `256·2^22 = 2^30`.
+"""
+
+from collections.abc import Callable, Iterable
+from itertools import accumulate
+from typing import Any
+
+import numba
+import numpy as np
+
+from golden.fixed import IntegerModel, StepResult, checked_samples
+from golden.train import Parameters, TrainReport
+from spec.lfsr import PERIOD, SEQUENCE, offset
+from spec.network import NO_LABEL
+from spec.tables import EXP, RCP8, RCP9
+
+__all__ = ["FastModel"]
+
+LANES = 32
+"""A row of weights is padded to a multiple of this: a 512-bit vector of 16-bit weights."""
+SAMPLES_A_CALL = 1024
+"""Compiled code cannot be interrupted; a Ctrl-C waits for no more than this many samples."""
+BLOCK = 256
+"""Products that always fit a 32-bit sum."""
+
+# What a layer is to the compiled code, a row of int64; the names are the columns.
+(
+    N_IN,
+    N_OUT,
+    ROW_TILES,
+    COL_TILES,
+    SPAN,  # padded row of a neuron's weights
+    W_BASE,
+    B_BASE,
+    X_BASE,
+    TABLE_BASE,
+    ACT_SHIFT,
+    SCORE_SHIFT,
+    RATE_SHIFT,
+    BIAS_SHIFT,
+    IS_OUTPUT,
+    TRAINS,
+    FIELDS,
+) = range(16)
+# What the machine is to it, likewise.
+ROWS, COLS, FRACTION_BITS, DELTA_BITS, LFSR_STRIDE, BASIS_FRACTION, CONSTANTS = range(7)
+# The small tables, rows of int64 `(3, 16)`. They are arguments, since a constant would stay in the
+# compiled code that is kept on the disk, whatever became of its source.
+T_EXP, T_RCP8, T_RCP9 = range(3)
+
+
+def _compiled(function: Callable[..., Any]) -> Callable[..., Any]:
+    """A function compiled to machine code on its first call, and kept on the disk."""
+    return numba.njit(function, cache=True, nogil=True, error_model="numpy")
+
+
+@_compiled
+def _rnd(value, shift):
+    return (value + (1 << (shift - 1))) >> shift if shift > 0 else value
+
+
+@_compiled
+def _sat(value, bits):
+    return min(max(value, -(1 << (bits - 1))), (1 << (bits - 1)) - 1)
+
+
+@_compiled
+def _msb(value):
+    top = 0
+    while value >> (top + 1):
+        top += 1
+    return top
+
+
+@_compiled
+def _dot(w, x):
+    """`Σ w·x` of int16 arrays whose sum fits 32 bits."""
+    total = np.int32(0)
+    for i in range(w.shape[0]):
+        total = np.int32(total + np.int32(np.int32(w[i]) * np.int32(x[i])))
+    return np.int64(total)
+
+
+@_compiled
+def _long_dot(w, x):
+    """`Σ w·x` of any int16 weights with any int8 codes."""
+    total = np.int64(0)
+    for start in range(0, w.shape[0], BLOCK):
+        total += _dot(w[start : start + BLOCK], x[start : start + BLOCK])
+    return total
+
+
+@_compiled
+def _update_row(w, first, x, x_first, sequence, at, length, minus_delta, ush, down):
+    """One row of one neuron, for `ush` in 1 to 14 and `down = 16 - ush`.
+
+    Indices are unsigned, so that none needs a check for counting from the end; arrays are whole, as
+    a slice's reference count would cost as much as a row. The masks tell the compiler that 16 bits
+    do for the shifts.
+    """
+    for i in range(length):
+        i = np.uint64(i)
+        v = np.int16(minus_delta * x[x_first + i])
+        r = np.int16(sequence[at + i] >> (down & 15))
+        change = np.int16(np.int16(v + r) >> (ush & 15))
+        moved = np.int32(w[first + i]) + np.int32(change)
+        w[first + i] = np.int16(min(max(moved, np.int32(-32768)), np.int32(32767)))
+
+
+@_compiled
+def _update_row_wide(w, first, x, x_first, sequence, at, length, shifted, bits):
+    """One row of one neuron as it is defined."""
+    for i in range(length):
+        random = np.int64(sequence[at + i]) >> (16 - bits)
+        total = (np.int64(w[first + i]) << bits) + random + shifted * np.int64(x[x_first + i])
+        w[first + i] = _sat(total >> bits, 16)
+
+
+@_compiled
+def _load_input(values, x, rows, row_tiles, span):
+    """Puts a layer's input, in order, in the order of its weights; returns `Σ|x|`."""
+    total = 0
+    for r in range(rows):
+        for it in range(row_tiles):
+            i = it * rows + r
+            if i < values.shape[0]:
+                x[r * span + it] = values[i]
+                total += abs(np.int64(values[i]))
+    return total
+
+
+@_compiled
+def _softmax_error(score, label, shift, small, e):
+    """Writes the error of a layer's scores to `e`."""
+    classes = score.shape[0]
+    largest = np.int64(-32768)
+    for c in range(classes):
+        e[c] = _sat(_rnd(score[c] << 9, shift), 16)
+        largest = max(largest, e[c])
+    total = 0
+    for c in range(classes):
+        distance = largest - e[c]
+        whole = distance >> 8
+        e[c] = 0 if whole > 12 else small[T_EXP, (distance & 255) >> 4] >> whole
+        total += e[c]
+    top = _msb(total)
+    reciprocal = small[T_RCP9, (total >> (top - 4)) & 15]
+    for c in range(classes):
+        e[c] = _rnd(e[c] * reciprocal, top + 1) - (256 if c == label else 0)
+
+
+@_compiled
+def _hidden_signal(a, neg, table, fraction, label, score_shift, small, score, e, back, delta):
+    """Scores and learning signal of a hidden layer; returns the norm's exponent.
+
+    `a`, `table` (int16) as in `golden.fixed`; writes `score`, `e` `(K,)`, `back`, `delta` `(n,)`.
+    """
+    neurons = a.shape[0]
+    ss = _dot(a, a)
+    top = _msb(ss)
+    k = (top + 1) >> 1
+    for c in range(score.shape[0]):
+        score[c] = _sat(_rnd(_dot(table[c * neurons : (c + 1) * neurons], a), fraction), 20)
+    _softmax_error(score, label, score_shift + k, small, e)
+    gs = 0
+    back[:] = 0
+    for c in range(score.shape[0]):
+        gs += e[c] * score[c]
+        row, error = table[c * neurons : (c + 1) * neurons], np.int32(e[c])
+        for i in range(neurons):
+            back[i] += np.int32(np.int32(row[i]) * error)
+    along = _sat(_rnd(gs << 1, k), 16)
+    q = _sat(_rnd(along * small[T_RCP8, ((ss << 4) >> top) & 15], (top >> 1) + 2), 16)
+    q32, fraction32 = np.int32(q), np.int32(fraction)
+    half = np.int32((1 << fraction) >> 1)
+    for i in range(neurons):
+        g = np.int32(np.int32(back[i] + half) >> fraction32)
+        g = np.int32(g - (np.int32(q32 * np.int32(a[i]) + np.int32(64)) >> np.int32(7)))
+        t = np.int32(np.int32(g + np.int32(2)) >> np.int32(2))
+        if neg[i]:
+            t = np.int32(np.int32(t + np.int32(4)) >> np.int32(3))
+        delta[i] = min(max(t, np.int32(-127)), np.int32(127))
+    return k
+
+
+@_compiled
+def _update_layer(layer, machine, w, b, x, delta, ls, sequence, counters):
+    """Updates a layer's weights and biases, and counts the steps."""
+    rows, cols, bits = machine[ROWS], machine[COLS], machine[FRACTION_BITS]
+    stride, span, n_out = machine[LFSR_STRIDE], layer[SPAN], layer[N_OUT]
+    row_tiles, ush = layer[ROW_TILES], bits - ls
+    for j in range(n_out):
+        if delta[j] == 0:
+            continue  # as an input of 0: nothing changes
+        at = (counters[0] + (j // cols) * row_tiles + (j % cols) * stride) % PERIOD
+        for r in range(rows):
+            first = (j * rows + r) * span
+            if 1 <= ush <= 14:
+                _update_row(
+                    w,
+                    np.uint64(first),
+                    x,
+                    np.uint64(r * span),
+                    sequence,
+                    np.uint64(at),
+                    span,
+                    np.int16(-delta[j]),
+                    np.int16(ush),
+                    np.int16(16 - ush),
+                )
+            else:
+                shifted = np.int64(-delta[j]) << ls
+                _update_row_wide(w, first, x, r * span, sequence, at, span, shifted, bits)
+            at += cols * stride  # less than the period
+            if at >= PERIOD:
+                at -= PERIOD
+    counters[0] += row_tiles * layer[COL_TILES]
+    first = counters[1] + rows * cols * stride
+    for j in range(n_out):
+        r = np.int64(sequence[(first + j) % PERIOD]) >> (16 - bits)
+        shifted = (np.int64(-delta[j]) << ls) << layer[BIAS_SHIFT]
+        b[j] = _sat(((np.int64(b[j]) << bits) + r + shifted) >> bits, 16)
+    counters[1] += layer[COL_TILES] * cols
+
+
+@_compiled
+def _run(
+    samples,
+    labels,
+    layers,
+    machine,
+    small,
+    weights,
+    biases,
+    tables,
+    sequence,
+    counters,
+    x,
+    scores,
+    formed,
+):
+    """Samples one after another, each with its update unless its label is none; the predictions.
+
+    `x` is room for each layer's input; `scores`, `formed` `(L, K)`, `(L,)` are the last sample's.
+    """
+    rows, classes = machine[ROWS], scores.shape[1]
+    widest = layers[:, N_OUT].max()
+    a, neg = np.zeros(widest, np.int16), np.zeros(widest, np.bool_)
+    back, delta = np.zeros(widest, np.int32), np.zeros(widest, np.int16)
+    e = np.zeros(classes, np.int64)
+    predictions = np.empty(samples.shape[0], np.int64)
+    for s in range(samples.shape[0]):
+        label = labels[s]
+        for number in range(layers.shape[0]):
+            layer = layers[number]
+            n_out, act_shift, span = layer[N_OUT], layer[ACT_SHIFT], layer[SPAN]
+            size = rows * span
+            w = weights[layer[W_BASE] : layer[W_BASE] + n_out * size]
+            b = biases[layer[B_BASE] : layer[B_BASE] + n_out]
+            inputs = x[layer[X_BASE] : layer[X_BASE] + size]
+            if number == 0:
+                magnitude = _load_input(samples[s], inputs, rows, layer[ROW_TILES], span)
+            else:
+                magnitude = _load_input(a[: layer[N_IN]], inputs, rows, layer[ROW_TILES], span)
+            output, score = layer[IS_OUTPUT] != 0, scores[number]
+            for j in range(n_out):
+                row = w[j * size : (j + 1) * size]
+                z = _dot(row, inputs) if magnitude < 1 << 16 else _long_dot(row, inputs)
+                z += np.int64(b[j]) << 7
+                if output:
+                    score[j] = _sat(_rnd(z, act_shift), 20)
+                else:
+                    neg[j] = z < 0
+                    a[j] = _sat(_rnd(z >> 3 if z < 0 else z, act_shift), 8)
+            trains = layer[TRAINS] != 0 and label != NO_LABEL
+            formed[number] = output or trains
+            if not trains:
+                continue
+            k = 0
+            if output:
+                _softmax_error(score, label, layer[SCORE_SHIFT], small, e)
+                for c in range(classes):
+                    delta[c] = min(max(_rnd(e[c], 1), -127), 127)
+            else:
+                first = layer[TABLE_BASE]
+                k = _hidden_signal(
+                    a[:n_out],
+                    neg,
+                    tables[first : first + classes * n_out],
+                    machine[BASIS_FRACTION],
+                    label,
+                    layer[SCORE_SHIFT],
+                    small,
+                    score,
+                    e,
+                    back[:n_out],
+                    delta,
+                )
+            ls = min(max(machine[FRACTION_BITS] - (layer[RATE_SHIFT] + k), 0), machine[DELTA_BITS] - 8)
+            _update_layer(layer, machine, w, b, inputs, delta, ls, sequence, counters)
+        predictions[s] = scores[layers.shape[0] - 1].argmax()
+    return predictions
+
+
+class FastModel(IntegerModel):
+    """`golden.fixed.FixedModel` compiled: the same interface, the same bits."""
+
+    def parameters(self) -> Parameters:
+        """Copies of the parameters in layer order: int16 `(weight (n_out, n_in), bias (n_out,))`."""
+        found = []
+        for number, layer in enumerate(self.layers):
+            tiles = self._rows_of(self._weights, number)[:, :, : layer.row_tiles]
+            weight = tiles.transpose(0, 2, 1).reshape(layer.n_out, -1)[:, : layer.n_in]
+            bias = self._biases[layer.b_base : layer.b_base + layer.n_out]
+            found.append((weight.copy(), bias.copy()))
+        return found
+
+    def load_parameters(self, parameters: Parameters) -> None:
+        """Replaces the parameters; the counters stay. SpecError if they are not codes of 16 bits."""
+        checked = self._checked_parameters(parameters)
+        weights = np.zeros(self._w_bases[-1], dtype=np.int16)
+        for number, (layer, (weight, _)) in enumerate(zip(self.layers, checked, strict=True)):
+            padded = np.zeros((layer.n_out, layer.row_tiles * self.machine.rows), dtype=np.int16)
+            padded[:, : layer.n_in] = weight
+            tiles = padded.reshape(layer.n_out, layer.row_tiles, -1).transpose(0, 2, 1)
+            self._rows_of(weights, number)[:, :, : layer.row_tiles] = tiles
+        self._weights = weights
+        self._biases = np.concatenate([bias for _, bias in checked])
+
+    def step(self, x: np.ndarray, label: int | None = None) -> StepResult:
+        """One sample, int8 `(features,)`; trains on it unless `label` is None."""
+        sample = np.asarray(x)[None]
+        labels = None if label is None else np.array([label])
+        prediction = self._run(*checked_samples(self.network, sample, labels))[0]
+        scores = zip(self._formed, self._scores, strict=True)
+        return StepResult(int(prediction), tuple(score.copy() if formed else None for formed, score in scores))
+
+    def train(self, x: np.ndarray, labels: np.ndarray) -> TrainReport:
+        """Trains on samples int8 `(N, features)` in turn; predictions are from before each update."""
+        return TrainReport(self._run(*checked_samples(self.network, x, labels)))
+
+    def predict(self, x: np.ndarray) -> np.ndarray:
+        """The predicted class of each sample: int64 `(N,)`. Nothing is trained."""
+        return self._run(*checked_samples(self.network, x, None))
+
+    def _prepare(self) -> None:
+        """Lays out the memory of the compiled code."""
+        rows, layers = self.machine.rows, self.layers
+        self._spans = [-(-layer.row_tiles // LANES) * LANES for layer in layers]
+        self._w_bases = _bases(layer.n_out * rows * s for layer, s in zip(layers, self._spans, strict=True))
+        columns = {
+            N_IN: [layer.n_in for layer in layers],
+            N_OUT: [layer.n_out for layer in layers],
+            ROW_TILES: [layer.row_tiles for layer in layers],
+            COL_TILES: [layer.col_tiles for layer in layers],
+            SPAN: self._spans,
+            W_BASE: self._w_bases[:-1],
+            B_BASE: [layer.b_base for layer in layers],
+            X_BASE: _bases(rows * span for span in self._spans)[:-1],
+            TABLE_BASE: _bases(table.size for table in self.tables)[:-1],
+            ACT_SHIFT: [layer.act_shift for layer in layers],
+            SCORE_SHIFT: [layer.score_shift for layer in layers],
+            RATE_SHIFT: [layer.rate_shift for layer in layers],
+            BIAS_SHIFT: [layer.bias_shift for layer in layers],
+            IS_OUTPUT: [layer.is_output for layer in layers],
+            TRAINS: [layer.train for layer in layers],
+        }
+        table = [columns[field] for field in range(FIELDS)]
+        self._layers = np.array(table, dtype=np.int64).T.copy()
+        constants = {
+            ROWS: rows,
+            COLS: self.machine.cols,
+            FRACTION_BITS: self.machine.fraction_bits,
+            DELTA_BITS: self.machine.delta_bits,
+            LFSR_STRIDE: offset(self.machine, 1),
+            BASIS_FRACTION: self.basis.fraction_bits,
+        }
+        self._machine = np.array([constants[field] for field in range(CONSTANTS)], dtype=np.int64)
+        self._small = np.array([EXP, RCP8, RCP9], dtype=np.int64)
+        self._tables = np.concatenate([table.ravel() for table in self.tables]).astype(np.int16)
+        self._sequence = np.resize(SEQUENCE, 2 * PERIOD + LANES)
+        self._x = np.zeros(rows * sum(self._spans), dtype=np.int16)
+        self._scores = np.zeros((len(layers), self.network.classes), dtype=np.int64)
+        self._formed = np.zeros(len(layers), dtype=np.bool_)
+
+    def _rows_of(self, weights: np.ndarray, number: int) -> np.ndarray:
+        """A layer's weights as a view `(n_out, R, padded row)`."""
+        flat = weights[self._w_bases[number] : self._w_bases[number + 1]]
+        return flat.reshape(-1, self.machine.rows, self._spans[number])
+
+    def _run(self, x: np.ndarray, labels: np.ndarray) -> np.ndarray:
+        """Checked samples through the compiled code, between whose calls the state is whole."""
+        predictions = np.empty(len(x), dtype=np.int64)
+        for first in range(0, len(x), SAMPLES_A_CALL):
+            part = slice(first, first + SAMPLES_A_CALL)
+            predictions[part] = _run(
+                x[part],
+                labels[part],
+                self._layers,
+                self._machine,
+                self._small,
+                self._weights,
+                self._biases,
+                self._tables,
+                self._sequence,
+                self.counters,
+                self._x,
+                self._scores,
+                self._formed,
+            )
+        return predictions
+
+
+def _bases(sizes: Iterable[int]) -> list[int]:
+    """Where things of these sizes begin, one behind the other, and where the last one ends."""
+    return list(accumulate(sizes, initial=0))

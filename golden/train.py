@@ -1,0 +1,405 @@
+"""Training on any backend: epochs, progress, checkpoints.
+
+A backend holds a network and trains it sample by sample (batch 1): the float model, the bit-exact model and the
+compiled Verilog are used through the same few methods, so this loop is the same for all, and whoever reads one
+training has read them all. Everything random comes from the seed: the initial weights from `initial_parameters`,
+the order of epoch `n` from `epoch_order(seed, n)`; what a backend draws itself (LFSR steps) is in its state.
+"""
+
+import signal
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import IO, Protocol
+
+import numpy as np
+
+from golden.checkpoint import (
+    Checkpoint,
+    Parameters,
+    load_checkpoint,
+    save_checkpoint,
+    weights_sha256,
+)
+from golden.data import Dataset, require_fit
+from spec.errors import SpecError
+from spec.network import Network
+
+__all__ = [
+    "Backend",
+    "Epoch",
+    "Parameters",
+    "Progress",
+    "TrainReport",
+    "TrainResult",
+    "TrainingInterrupted",
+    "accuracy",
+    "epoch_order",
+    "initial_codes",
+    "initial_parameters",
+    "network_identity",
+    "train_epochs",
+]
+
+SECONDS_A_CHUNK = 0.2
+"""How long a call of `Backend.train` should take: a bar that moves, and Ctrl-C that is heard."""
+SECONDS_A_CHECKPOINT = 30.0
+"""How much work a power cut may cost."""
+STREAM_INITIAL, STREAM_ORDER = 0, 1
+"""Random streams of one seed."""
+
+
+@dataclass(frozen=True)
+class TrainReport:
+    """What `Backend.train` saw: `predictions` int64 `(N,)`, made before each sample's own update; `cycles` of the
+    design's clock for these samples, None where there is no clock."""
+
+    predictions: np.ndarray
+    cycles: int | None = None
+
+
+class Backend(Protocol):
+    """A network that can be trained, batch 1.
+
+    `train` on samples A and then B must leave the same state as one call on both; and a backend that is given the
+    `state_dict` of another with an equal `identity` must go on to bit-equal weights.
+    """
+
+    @property
+    def network(self) -> Network:
+        """What is trained."""
+        ...
+
+    def identity(self) -> Mapping[str, str]:
+        """What must be equal for two runs to reach bit-equal weights: at least `network`
+        (see `network_identity`), `rule`, `arithmetic`; the machine where it matters. Equal for the bit-exact model
+        and the Verilog, so that either resumes the other."""
+        ...
+
+    def train(self, x: np.ndarray, labels: np.ndarray) -> TrainReport:
+        """One update a sample, in order. x: int8 codes `(N, features)`; labels: int `(N,)`, 0…K-1."""
+        ...
+
+    def predict(self, x: np.ndarray) -> np.ndarray:
+        """Class of each row of x, int64 `(N,)`: the lowest class with the largest score. Changes no state."""
+        ...
+
+    def parameters(self) -> Parameters:
+        """Copies of weights and biases, in layer order."""
+        ...
+
+    def load_parameters(self, parameters: Parameters) -> None:
+        """Replaces weights and biases."""
+        ...
+
+    def state_dict(self) -> dict[str, np.ndarray]:
+        """Everything that the next sample depends on (parameters, LFSR step counts), as copies."""
+        ...
+
+    def load_state_dict(self, state: Mapping[str, np.ndarray]) -> None:
+        """Takes back what `state_dict` gave."""
+        ...
+
+
+@dataclass(frozen=True)
+class Epoch:
+    """A finished epoch. Accuracies in percent: `train_accuracy` of the predictions made while training,
+    `test_accuracy` after it; `cycles` of this epoch's training, None without a clock."""
+
+    epoch: int
+    train_accuracy: float
+    test_accuracy: float
+    weights_sha256: str
+    cycles: int | None
+
+
+@dataclass(frozen=True)
+class TrainResult:
+    """A finished training: `history` has one entry an epoch, earlier runs of a resumed training included;
+    `samples` and `cycles` count all of them; `seconds` is this run's wall clock."""
+
+    history: tuple[Epoch, ...]
+    samples: int
+    cycles: int | None
+    seconds: float
+
+    @property
+    def test_accuracy(self) -> float:
+        """Percent, after the last epoch."""
+        return self.history[-1].test_accuracy
+
+    @property
+    def weights_sha256(self) -> str:
+        """Of the final weights."""
+        return self.history[-1].weights_sha256
+
+
+class TrainingInterrupted(KeyboardInterrupt):
+    """Ctrl-C or SIGTERM ended a training between two samples; the message says where it can be resumed."""
+
+
+def epoch_order(seed: int, epoch: int, samples: int) -> np.ndarray:
+    """The order of the samples in an epoch (0, 1, …): a permutation of 0…samples-1, int64."""
+    # RandomState, not Generator: its stream is promised never to change.
+    return np.random.RandomState([STREAM_ORDER, seed, epoch]).permutation(samples)
+
+
+def initial_parameters(shapes: Iterable[tuple[int, int]], seed: int) -> Parameters:
+    """Random float64 parameters for layers `(n_in, n_out)`: uniform in ±1/sqrt(n_in), bias included."""
+    random = np.random.RandomState([STREAM_INITIAL, seed])
+    parameters = []
+    for n_in, n_out in shapes:
+        bound = n_in**-0.5
+        weight = random.uniform(-bound, bound, (n_out, n_in))
+        parameters.append((weight, random.uniform(-bound, bound, n_out)))
+    return parameters
+
+
+def initial_codes(shapes: Sequence[tuple[int, int]], seed: int) -> Parameters:
+    """`initial_parameters` as the machine's int16 codes: weights with 14 fraction bits, biases with
+    `7 + in_frac`, where the input of the first layer has 7 fraction bits and later inputs have 4."""
+    parameters = []
+    for index, (weight, bias) in enumerate(initial_parameters(shapes, seed)):
+        bias_fraction = 7 + (7 if index == 0 else 4)
+        codes = [np.floor(weight * 2**14 + 0.5), np.floor(bias * 2**bias_fraction + 0.5)]
+        limited = [np.clip(code, -(2**15), 2**15 - 1).astype(np.int16) for code in codes]
+        parameters.append((limited[0], limited[1]))
+    return parameters
+
+
+def network_identity(network: Network) -> str:
+    """The parts of a network that its training depends on, as a line; its name is not one of them."""
+    sizes = [network.features, *(n_out for _, n_out in network.shapes)]
+    recipe = ", ".join(f"{key} {value}" for key, value in asdict(network.recipe).items())
+    return f"{'-'.join(map(str, sizes))} {network.basis} ({recipe})"
+
+
+def accuracy(predictions: np.ndarray, labels: np.ndarray) -> float:
+    """Percent of predictions that are right."""
+    return 100.0 * float(np.mean(predictions == labels))
+
+
+class Progress:
+    """Tells on a stream how far a training is: on a terminal one line that is rewritten, else a line an epoch.
+
+    `quiet` says nothing at all. One object serves one training.
+    """
+
+    INTERVAL = 0.1
+    WIDTH = 24
+
+    def __init__(self, stream: IO[str] | None = None, quiet: bool = False):
+        self._stream = sys.stderr if stream is None else stream
+        self._quiet = quiet
+        self._live = not quiet and self._stream.isatty()
+        self._shown = 0
+        self._last = 0.0
+        self._began = time.monotonic()
+        self._done_before: int | None = None
+
+    def start(self, done: int) -> None:
+        """The clock starts now, `done` samples came from a checkpoint."""
+        self._began, self._done_before = time.monotonic(), done
+
+    def update(self, done: int, total: int, epoch: int, epochs: int, correct: int, seen: int) -> None:
+        """Samples done of total; the epoch (from 0) of epochs; its right predictions of those seen."""
+        now = time.monotonic()
+        if not self._live or (now - self._last < self.INTERVAL and done < total):
+            return
+        self._last = now
+        rate = (done - (self._done_before or 0)) / max(now - self._began, 1e-9)
+        filled = self.WIDTH * done // total
+        bar = "#" * filled + "." * (self.WIDTH - filled)
+        left = f"ETA {_duration((total - done) / rate)}" if rate > 0 else "ETA –"
+        right = f"{100 * correct / seen:5.1f} % right" if seen else ""
+        self._rewrite(f"epoch {epoch + 1}/{epochs} [{bar}] {rate:,.0f} samples/s, {left}, {right}")
+
+    def epoch(self, entry: Epoch, epochs: int) -> None:
+        """An epoch has ended."""
+        took = _duration(time.monotonic() - self._began)
+        self.line(
+            f"epoch {entry.epoch}/{epochs}: training {entry.train_accuracy:.2f} %, "
+            f"test {entry.test_accuracy:.2f} % ({took})"
+        )
+
+    def line(self, text: str) -> None:
+        """A line that stays."""
+        if self._quiet:
+            return
+        self.clear()
+        print(text, file=self._stream, flush=True)
+
+    def clear(self) -> None:
+        """Takes the rewritten line off the terminal, so that others can write there."""
+        if self._live and self._shown:
+            self._rewrite("")
+            self._stream.write("\r")
+            self._stream.flush()
+            self._shown = 0
+
+    def _rewrite(self, text: str) -> None:
+        self._stream.write("\r" + text.ljust(self._shown))
+        self._stream.flush()
+        self._shown = len(text)
+
+
+def train_epochs(
+    backend: Backend,
+    dataset: Dataset,
+    epochs: int,
+    seed: int = 0,
+    checkpoint_path: str | Path | None = None,
+    progress: Progress | None = None,
+    on_epoch: Callable[[Epoch], None] | None = None,
+) -> TrainResult:
+    """Trains for `epochs` epochs, each over the whole training set in the order of `epoch_order`.
+
+    With a `checkpoint_path`, the training is saved there after every epoch, every 30 s, and when it is interrupted;
+    if the file exists, the training goes on from it, to the same bits as without the interruption. A checkpoint
+    of another network, rule, arithmetic, seed or data set, or of more epochs, raises SpecError. Ctrl-C and SIGTERM end
+    the training between two chunks of samples with TrainingInterrupted; a second Ctrl-C ends it at once.
+    `on_epoch` is called for every epoch that this run finishes.
+    """
+    if epochs < 1:
+        raise SpecError(f"epochs: must be 1 or more, got {epochs}")
+    if not 0 <= seed < 2**32:
+        raise SpecError(f"seed: must lie in 0…{2**32 - 1}, got {seed}")
+    require_fit(dataset, backend.network)
+    progress = Progress() if progress is None else progress
+    path = None if checkpoint_path is None else Path(checkpoint_path)
+    identity = {**backend.identity(), "seed": str(seed), "data": dataset.sha256}
+    began = time.monotonic()
+
+    run = _Run()
+    if path is not None and path.exists():
+        saved = load_checkpoint(path, identity)
+        try:
+            run = _Run.from_json(saved.progress)
+            backend.load_state_dict(saved.state)
+        except (KeyError, TypeError, ValueError) as error:
+            raise SpecError(f"{path}: checkpoint does not fit this backend ({error})") from None
+        if (run.epoch, run.sample) > (epochs, 0):
+            trained = run.epoch + run.sample / len(dataset.y_train)
+            raise SpecError(f"{path}: checkpoint has {trained:.4g} epochs, more than epochs = {epochs}")
+        progress.line(f"resumed from {path}: epoch {run.epoch + 1}, sample {run.sample}")
+
+    def save() -> None:
+        if path is not None:
+            save_checkpoint(path, Checkpoint(identity, run.to_json(), backend.state_dict()))
+
+    samples = len(dataset.y_train)
+    total = epochs * samples
+    progress.start(run.epoch * samples + run.sample)
+    chunk, last_save = 1, time.monotonic()
+    with _interruptible() as interrupted:
+        while run.epoch < epochs:
+            order = epoch_order(seed, run.epoch, samples)
+            while run.sample < samples:
+                if interrupted():
+                    save()
+                    where = f"epoch {run.epoch + 1}, sample {run.sample}"
+                    rest = f"saved in {path}" if path is not None else "not saved"
+                    progress.clear()
+                    raise TrainingInterrupted(f"interrupted at {where}; {rest}")
+                picked = order[run.sample : run.sample + chunk]
+                labels = dataset.y_train[picked]
+                start = time.monotonic()
+                report = backend.train(dataset.x_train[picked], labels)
+                now = time.monotonic()
+                run.count(report, labels)
+                if now - last_save > SECONDS_A_CHECKPOINT:
+                    save()
+                    last_save = time.monotonic()
+                chunk = _next_chunk(len(picked), now - start)
+                done = run.epoch * samples + run.sample
+                progress.update(done, total, run.epoch, epochs, run.correct, run.sample)
+            entry = run.finish_epoch(
+                samples,
+                accuracy(backend.predict(dataset.x_test), dataset.y_test),
+                weights_sha256(backend.parameters()),
+            )
+            save()
+            last_save = time.monotonic()
+            progress.epoch(entry, epochs)
+            if on_epoch is not None:
+                on_epoch(entry)
+    cycles = [entry.cycles for entry in run.history if entry.cycles is not None]
+    return TrainResult(
+        tuple(run.history),
+        total,
+        sum(cycles) if len(cycles) == epochs else None,
+        time.monotonic() - began,
+    )
+
+
+@dataclass
+class _Run:
+    """Where a training stands: whole epochs, samples into the next, what they counted."""
+
+    epoch: int = 0
+    sample: int = 0
+    correct: int = 0
+    cycles: int | None = None
+    history: list[Epoch] = field(default_factory=list)
+
+    def count(self, report: TrainReport, labels: np.ndarray) -> None:
+        """Adds a chunk."""
+        self.sample += len(labels)
+        self.correct += int(np.sum(report.predictions == labels))
+        if report.cycles is not None:
+            self.cycles = (self.cycles or 0) + int(report.cycles)
+
+    def finish_epoch(self, samples: int, test_accuracy: float, digest: str) -> Epoch:
+        """Closes the epoch."""
+        entry = Epoch(
+            self.epoch + 1, 100.0 * self.correct / samples, test_accuracy, digest, self.cycles
+        )
+        self.history.append(entry)
+        self.epoch, self.sample, self.correct, self.cycles = self.epoch + 1, 0, 0, None
+        return entry
+
+    def to_json(self) -> dict:
+        """As JSON values."""
+        return asdict(self)
+
+    @classmethod
+    def from_json(cls, values: dict) -> "_Run":
+        """From what `to_json` gave."""
+        return cls(**{**values, "history": [Epoch(**entry) for entry in values["history"]]})
+
+
+def _next_chunk(samples: int, seconds: float) -> int:
+    """Samples that should take SECONDS_A_CHUNK; at most twice the last, as a first call may compile."""
+    return max(1, min(2 * samples, int(samples * SECONDS_A_CHUNK / max(seconds, 1e-6))))
+
+
+@contextmanager
+def _interruptible() -> Iterator[Callable[[], bool]]:
+    """Turns the first Ctrl-C or SIGTERM into a flag; the second Ctrl-C acts as ever."""
+    signals: list[int] = []
+    if threading.current_thread() is not threading.main_thread():
+        yield lambda: False
+        return
+
+    def note(number: int, frame: object) -> None:
+        if signals and number == signal.SIGINT:
+            raise KeyboardInterrupt
+        signals.append(number)
+
+    before = {number: signal.signal(number, note) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield lambda: bool(signals)
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _duration(seconds: float) -> str:
+    """Seconds as `m:ss` or `h:mm:ss`."""
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"
