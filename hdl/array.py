@@ -1,0 +1,183 @@
+"""The array: R x C PEs, the control delay line that skews them, and the column accumulators."""
+
+from __future__ import annotations
+
+from functools import reduce
+from operator import or_
+
+from amaranth.hdl import Assert, Cat, Const, Module, Mux, Signal, Value, signed
+from amaranth.lib import enum, wiring
+from amaranth.lib.wiring import In, Out
+
+from hdl.arith import Lfsr, delay_line
+from hdl.pe import Pe
+from hdl.verilog import make
+from spec.lfsr import SEQUENCE, offset
+from spec.machine import ACT_BITS, WEIGHT_BITS, Machine
+
+__all__ = ["Array", "Op"]
+
+
+class Op(enum.Enum, shape=2):
+    """What a step does."""
+
+    FORWARD = 0
+    UPDATE = 1
+    HOST_READ = 2
+    HOST_WRITE = 3
+
+
+class Array(wiring.Component):
+    """R x C PEs; a step (one word of every PE) a cycle. Cycles count from t, a step's own:
+
+    * ``step_valid, step_op, step_addr, step_first, step_last``: cycle t; first and last of a tile.
+    * ``act[r]`` (s8, Verilog ports ``act__0`` ...): cycle t + r + 1.
+    * ``delta_pop``: combinational, in cycle t + c of a tile's first UPDATE step, in which column c
+      takes ``delta`` (signed, `delta_bits`) and holds it for the tile.
+    * ``result_valid, result_data`` (signed, `acc_bits`): column c's total of a FORWARD tile in
+      cycle t_last + R + c + `LATENCY`; nothing for UPDATE and HOST_WRITE. A HOST_READ gives one
+      result, in the cycle of column ``host_col``: its word is result_data >> fraction_bits.
+    * ``host_row, host_col, host_data`` (s16): stable from a host operation's step to R + C + 5
+      cycles later. Host steps have first = last = 1 and may follow each other every cycle only
+      where these are the same.
+
+    Tiles' first steps must be at least C cycles apart, so that one result and one delta a cycle
+    suffice. A word that a step writes can be read by steps from t + 5 on; with `check`, a step that
+    comes too early fails an assertion in simulation. UPDATE steps with act = 0 leave all weights
+    as they are and step the LFSRs: repeated addresses then do no harm, but `check` refuses them.
+    """
+
+    LATENCY = Pe.LATENCY + 1
+    """Column c's total of a tile is visible R + c + LATENCY cycles after the tile's last step."""
+    WRITE_LATENCY = Pe.LATENCY + 1
+    """A word that a step writes can be read by a step this many cycles later."""
+
+    step_valid: Signal
+    step_op: Value
+    step_addr: Signal
+    step_first: Signal
+    step_last: Signal
+    act: list[Signal]
+    delta: Signal
+    delta_pop: Signal
+    host_row: Signal
+    host_col: Signal
+    host_data: Signal
+    result_valid: Signal
+    result_data: Signal
+
+    def __init__(self, machine: Machine, *, check: bool = False):
+        self.machine = machine
+        self.check = check
+        super().__init__(
+            {
+                "step_valid": In(1),
+                "step_op": In(Op),
+                "step_addr": In(machine.weight_addr_bits),
+                "step_first": In(1),
+                "step_last": In(1),
+                "act": In(signed(ACT_BITS)).array(machine.rows),
+                "delta": In(signed(machine.delta_bits)),
+                "delta_pop": Out(1),
+                "host_row": In(machine.row_bits),
+                "host_col": In(machine.col_bits),
+                "host_data": In(signed(WEIGHT_BITS)),
+                "result_valid": Out(1),
+                "result_data": Out(signed(machine.acc_bits)),
+            }
+        )
+
+    def elaborate(self, platform):
+        machine = self.machine
+        rows, cols = machine.rows, machine.cols
+        m = Module()
+
+        # The delay line, one-hot by operation: a tap drives its diagonal without decoding.
+        def steps(op: Op) -> Value:
+            step = Signal(name=f"step_{op.name.lower()}")
+            m.d.comb += step.eq(self.step_valid & (self.step_op == op))
+            return step
+
+        total_tap = rows + Pe.LATENCY  # column 0's total is in its accumulator
+        write_tap = rows + cols - 2 + Pe.LATENCY  # the last PE writes
+        forward = delay_line(m, steps(Op.FORWARD), total_tap + cols - 2, "forward")
+        update = delay_line(m, steps(Op.UPDATE), write_tap, "update")
+        host_read = delay_line(m, steps(Op.HOST_READ), total_tap + cols - 1, "host_read")
+        host_write = delay_line(m, steps(Op.HOST_WRITE), write_tap, "host_write")
+        addr = delay_line(m, self.step_addr, write_tap, "addr")
+        first = delay_line(m, self.step_first, total_tap + cols - 2, "first")
+        total = delay_line(m, forward[0] & self.step_last, total_tap + cols - 1, "total")
+
+        # The lanes' edges. A host operation puts a 1 on the chosen row and column and 0 elsewhere,
+        # so that the product is 1 in one PE.
+        act_lanes = []
+        for r in range(rows):
+            lane = Signal(signed(ACT_BITS), name=f"act_lane_{r}")
+            host = host_read[r + 1] | host_write[r + 1]
+            m.d.comb += lane.eq(Mux(host, self.host_row == r, self.act[r]))
+            act_lanes.append(lane)
+        delta_lanes, psum_lanes, takes = [], [], []
+        for c in range(cols):
+            held = Signal(signed(machine.delta_bits), name=f"delta_{c}", reset_less=True)
+            take = update[c] & first[c]
+            with m.If(take):
+                m.d.sync += held.eq(self.delta)
+            with m.Elif(host_read[c] | host_write[c]):
+                m.d.sync += held.eq(self.host_col == c)
+            delta_lanes.append(held)
+            takes.append(take)
+            word = Signal(signed(machine.psum_bits), name=f"psum_lane_{c}")
+            datum = Cat(Const(0, machine.fraction_bits), self.host_data).as_signed()
+            with m.If(host_write[c + Pe.LATENCY - 1]):
+                m.d.comb += word.eq(datum)
+            psum_lanes.append(word)
+        m.d.comb += self.delta_pop.eq(Cat(takes).any())
+
+        for r in range(rows):
+            for c in range(cols):
+                d = r + c
+                init = int(SEQUENCE[offset(machine, r * cols + c)])
+                m.submodules[f"lfsr_{r}_{c}"] = lfsr = Lfsr(init)
+                pe, m.submodules[f"pe_{r}_{c}"] = make(platform, "pe", lambda: Pe(machine))
+                m.d.comb += [
+                    lfsr.step.eq(update[d + 3]),
+                    pe.random.eq(lfsr.state[-machine.fraction_bits :]),
+                    pe.read_addr.eq(addr[d]),
+                    pe.forward.eq(forward[d + 1]),
+                    pe.update.eq(update[d + 2]),
+                    pe.host_read.eq(host_read[d + 2]),
+                    pe.host_write.eq(host_write[d + 3]),
+                    pe.write_addr.eq(addr[d + 4]),
+                    pe.act_in.eq(act_lanes[r]),
+                    pe.delta_in.eq(delta_lanes[c]),
+                    pe.psum_in.eq(psum_lanes[c]),
+                ]
+                act_lanes[r], delta_lanes[c], psum_lanes[c] = pe.act_out, pe.delta_out, pe.psum_out
+
+        # Accumulators. Columns finish in different cycles, so an OR is all the multiplexer needed.
+        results, valids = [], []
+        for c in range(cols):
+            acc = Signal(signed(machine.acc_bits), name=f"acc_{c}", reset_less=True)
+            tap = total_tap + c
+            with m.If(forward[tap - 1] | host_read[tap - 1]):
+                m.d.sync += acc.eq(Mux(first[tap - 1], 0, acc) + psum_lanes[c])
+            valid = total[tap] | (host_read[tap] & (self.host_col == c))
+            results.append(Mux(valid, acc, 0))
+            valids.append(valid)
+        m.d.sync += [
+            self.result_valid.eq(Cat(valids).any()),
+            self.result_data.eq(reduce(or_, results)),
+        ]
+
+        if self.check:
+            self._check(m, addr, update, host_write)
+        return m
+
+    def _check(self, m: Module, addr: list[Value], update: list[Value], host_write: list[Value]):
+        """Asserts that no step reads an address that an earlier step has still to write."""
+        for age in range(1, self.WRITE_LATENCY):
+            in_flight = (update[age] | host_write[age]) & (addr[age] == addr[0])
+            m.d.sync += Assert(
+                ~(self.step_valid & in_flight),
+                f"a step reads an address that the step {age} before it has still to write",
+            )

@@ -1,0 +1,167 @@
+"""The class lanes: an accumulator a class, and the sum of what they hold, weighted by the basis.
+
+The same registers and multipliers serve all that a layer's class vectors go through: they gather
+the scores while activations pass by, are read out one by one, take the errors, and then give the
+gradient of one latent a cycle.
+"""
+
+from __future__ import annotations
+
+from amaranth.hdl import Cat, Const, Module, Mux, Signal, Value, signed
+from amaranth.lib import wiring
+from amaranth.lib.wiring import In, Out
+from amaranth.utils import ceil_log2
+
+from hdl.arith import delay_line, round_shift, truncate
+from hdl.basis import BasisEntries
+from spec.basis import Basis
+from spec.machine import ACT_BITS, ERROR_BITS, ERROR_FRAC, Machine
+from spec.qformat import signed_bits
+
+__all__ = ["ClassLanes", "MAX_ERROR", "score_bits"]
+
+MAX_ERROR = 264
+"""Largest magnitude of an error: the softmax's table and reciprocal give at most 264/256."""
+
+_TREE_STAGES = 3
+
+
+def score_bits(machine: Machine) -> int:
+    """Bits of a hidden layer's class score: `max_neurons` activations of at most 128."""
+    return signed_bits(machine.max_neurons << (ACT_BITS - 1))
+
+
+class ClassLanes(wiring.Component):
+    """K lanes; an operation a cycle on the entries e_c = B[c, index], or, with `hot`, on lane `index`
+    alone (e_c = 1 there, 0 elsewhere). An operation that is issued in cycle t:
+
+    * `write`: lane_c += e_c * `addend` for all c, `addend` being read in cycle t + 2; seen by
+      readings issued from t + `WRITE_LATENCY` on;
+    * else `weighted` - `offset` is the sum over c of e_c * lane_c, divided by 2^basis_frac and
+      rounded, `weighted` in cycle t + `LATENCY` and `offset` one cycle earlier.
+
+    One-bit bases add only where the entry is +1. With P that partial sum and A the sum of all, the
+    full sum is 2 P - A: `weighted` is 2 P, `offset` is A, kept beside the lanes. Lanes then hold no
+    more than a score's bits but one, and wrap around: only 2 P - A, modulo 2^score_bits, matters.
+
+    Members
+    -------
+    index, hot, write, addend : In
+        See above; `addend` is signed(ERROR_BITS).
+    is_output : In
+        Constant from `clear` on. Set: nothing is counted in A, and a `hot` reading gives twice the
+        lane, `offset` being 0; so the learning signal of an output layer takes a hidden one's path.
+    clear : In
+        Sets all lanes and A to 0.
+    weighted, offset : Out
+    """
+
+    LATENCY = 3 + _TREE_STAGES
+    WRITE_LATENCY = 2
+
+    index: Signal
+    hot: Signal
+    write: Signal
+    addend: Signal
+    is_output: Signal
+    clear: Signal
+    weighted: Signal
+    offset: Signal
+
+    def __init__(self, machine: Machine, basis: Basis, index_bits: int):
+        self.machine = machine
+        self.basis = basis
+        self.one_bit = basis.kind != "sine"
+        errors = basis.classes * MAX_ERROR
+        if self.one_bit:
+            self.bits = max(score_bits(machine) - 1, signed_bits(errors))
+        else:
+            raw = machine.max_neurons << (ACT_BITS - 1)
+            self.bits = signed_bits(max(raw, errors) * ((1 << basis.fraction_bits) - 1))
+        super().__init__(
+            {
+                "index": In(index_bits),
+                "hot": In(1),
+                "write": In(1),
+                "addend": In(signed(ERROR_BITS)),
+                "is_output": In(1),
+                "clear": In(1),
+                "weighted": Out(signed(self.bits + 1)),
+                "offset": Out(signed(self.bits + 1)),
+            }
+        )
+
+    def elaborate(self, platform):
+        m = Module()
+        m.submodules.basis = basis = BasisEntries(self.machine, self.basis, len(self.index))
+        hot = delay_line(m, self.hot, 2, "hot")
+        write = delay_line(m, self.write, 3, "write")
+        m.d.comb += basis.index.eq(self.index)
+
+        terms: list[Value] = []
+        for c, entry in enumerate(basis.entries):
+            lane = Signal(signed(self.bits), name=f"lane_{c}")
+            term = Signal(signed(self.bits), name=f"term_{c}", reset_less=True)
+            chosen = Signal(name=f"chosen_{c}", reset_less=True)
+            operand = Mux(write[2], self.addend, lane)
+            m.d.sync += chosen.eq(self.hot & (self.index == c))
+            select = Signal(name=f"select_{c}", reset_less=True)
+            if self.one_bit:
+                m.d.sync += [
+                    select.eq(Mux(hot[1], chosen, entry)),
+                    term.eq(Mux(select, operand, 0)),
+                ]
+            else:
+                factor = Signal.like(entry, name=f"factor_{c}", reset_less=True)
+                product = factor * truncate(operand, ERROR_BITS)
+                m.d.sync += [
+                    select.eq(chosen),
+                    factor.eq(entry),
+                    term.eq(Mux(hot[2], Mux(select, operand, 0), product)),
+                ]
+            with m.If(self.clear):
+                m.d.sync += lane.eq(0)
+            with m.Elif(write[3]):
+                m.d.sync += lane.eq(lane + term)
+            terms.append(term)
+
+        # The adder tree, its levels spread over the stages.
+        levels = ceil_log2(len(terms))
+        for stage in range(_TREE_STAGES):
+            share = -(-levels // (_TREE_STAGES - stage))
+            levels -= share
+            for _ in range(share):
+                sums: list[Value] = [
+                    truncate(a + b, self.bits)
+                    for a, b in zip(terms[0::2], terms[1::2], strict=False)
+                ]
+                terms = sums + terms[2 * len(sums) :]
+            terms = [
+                self._register(m, term, f"sum_{stage}_{number}")
+                for number, term in enumerate(terms)
+            ]
+        (total,) = terms
+
+        doubled = Cat(Const(0, 1), total).as_signed()
+        if self.one_bit:
+            zero = Signal()
+            counted = Signal(signed(self.bits + 1))
+            m.d.sync += zero.eq(basis.zero & ~hot[1])
+            with m.If(self.clear):
+                m.d.sync += counted.eq(0)
+            with m.Elif(write[2] & ~zero & ~self.is_output):
+                m.d.sync += counted.eq(counted + self.addend)
+            late = delay_line(m, zero, self.LATENCY - 3, "zero")[-1]
+            m.d.comb += [self.weighted.eq(doubled), self.offset.eq(Mux(late, 0, counted))]
+        else:
+            rounded = round_shift(total, self.basis.fraction_bits)
+            m.d.comb += self.weighted.eq(Mux(self.is_output, doubled, rounded))
+        return m
+
+    def _register(self, m: Module, value: Value, name: str) -> Signal:
+        register = Signal(signed(self.bits), name=name, reset_less=True)
+        m.d.sync += register.eq(value)
+        return register
+
+
+assert 1 << ERROR_FRAC <= MAX_ERROR < 1 << (ERROR_BITS - 1)

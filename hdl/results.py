@@ -1,0 +1,105 @@
+"""The result FIFO: what a step has to say waits here for the host, so that the step never has to."""
+
+from __future__ import annotations
+
+from amaranth.hdl import Cat, Module, Mux, Signal, signed, unsigned
+from amaranth.lib import data, stream, wiring
+from amaranth.lib.wiring import In, Out
+
+from hdl.loader import LABEL_BITS
+from hdl.memory import DualPortMemory
+from spec.errors import SpecError
+from spec.machine import SCORE_BITS, Machine
+
+__all__ = ["RESULT_LAYOUT", "ResultFifo"]
+
+RESULT_LAYOUT = data.StructLayout({"data": 32, "last": 1})
+"""A beat of the `results` stream: a score, sign extended, or the summary with `last = 1`: the
+prediction in bits 7 to 0, the label in bits 15 to 8."""
+
+
+class ResultFifo(wiring.Component):
+    """`machine.result_fifo_depth` beats; one in and one out a cycle, offered two cycles after.
+
+    Nothing holds up the pushing side. Instead `room` says whether a sample may begin: when the beats
+    that it can have (`layers` times `classes` scores, if they are wanted, and the summary) all fit.
+
+    Members
+    -------
+    layers, scores : In
+        Layers of the program; whether results carry scores. The latter is taken at `begin` (a pulse).
+    score_valid, score : In
+        A class score, signed(SCORE_BITS); dropped if this sample's scores are not wanted.
+    summary, prediction, label : In
+        The last beat of a result. Not in the cycle of a score.
+    room : Out
+        Counts a beat that is pushed in this cycle.
+    results : Out, stream of RESULT_LAYOUT
+
+    Raises
+    ------
+    SpecError
+        When not even the scores of a single layer fit.
+    """
+
+    def __init__(self, machine: Machine, classes: int):
+        self._depth = machine.result_fifo_depth
+        self._classes = classes
+        if self._depth < classes + 1:
+            raise SpecError(
+                "result_fifo_depth",
+                f"must be at least {classes + 1} for the result of one layer with {classes} classes",
+                self._depth,
+            )
+        super().__init__(
+            {
+                "layers": In(machine.max_layers.bit_length()),
+                "scores": In(1),
+                "begin": In(1),
+                "score_valid": In(1),
+                "score": In(signed(SCORE_BITS)),
+                "summary": In(1),
+                "prediction": In(unsigned(LABEL_BITS)),
+                "label": In(unsigned(LABEL_BITS)),
+                "room": Out(1),
+                "results": Out(stream.Signature(RESULT_LAYOUT)),
+            }
+        )
+
+    def elaborate(self, platform) -> Module:
+        m = Module()
+        m.submodules.beats = beats = DualPortMemory(SCORE_BITS + 1, self._depth)
+        write, read = Signal(range(self._depth)), Signal(range(self._depth))
+        level, left = Signal(range(self._depth + 1)), Signal(range(self._depth + 1))
+        wanted, push, taken = Signal(), Signal(), Signal()
+
+        def after(pointer):
+            return Mux(pointer == self._depth - 1, 0, pointer + 1)
+
+        needed = Mux(self.scores, self.layers * self._classes, 0) + 1
+        summary = Cat(self.prediction, self.label)
+        m.d.comb += [
+            self.room.eq(level + push + needed <= self._depth),
+            push.eq((self.score_valid & wanted) | self.summary),
+            taken.eq(self.results.valid & self.results.ready),
+            left.eq(level - taken),
+            beats.write_en.eq(push),
+            beats.write_addr.eq(write),
+            beats.write_data[:SCORE_BITS].eq(Mux(self.summary, summary, self.score)),
+            beats.write_data[SCORE_BITS].eq(self.summary),
+            # The next beat is read while the present one is taken. A beat that is only now being
+            # written is not offered yet, so a read that counts never meets the write of its word.
+            beats.read_addr.eq(Mux(taken, after(read), read)),
+            self.results.payload.data.eq(beats.read_data[:SCORE_BITS].as_signed()),
+            self.results.payload.last.eq(beats.read_data[SCORE_BITS]),
+        ]
+        m.d.sync += [
+            level.eq(left + push),
+            self.results.valid.eq(left != 0),
+            read.eq(beats.read_addr),
+        ]
+        with m.If(self.begin):
+            m.d.sync += wanted.eq(self.scores)
+        with m.If(push):
+            m.d.sync += write.eq(after(write))
+        return m

@@ -1,0 +1,367 @@
+"""From class scores to errors, and the factor of the projection: the signal phase's arithmetic.
+
+The phase is a fixed timetable over the classes: one walk finds the largest score, one sums the
+exponentials, one divides by their sum. One shifter and one multiplier serve all of it.
+"""
+
+from __future__ import annotations
+
+from amaranth.hdl import Cat, Const, Module, Mux, Signal, Value, signed
+from amaranth.lib import enum, wiring
+from amaranth.lib.wiring import In, Out
+
+from hdl.arith import bits_below, delay_line, leading_one, round_shift, saturate, truncate
+from hdl.class_lanes import MAX_ERROR, ClassLanes, score_bits
+from hdl.memory import DualPortMemory
+from spec.machine import ERROR_BITS, ERROR_FRAC, SCORE_BITS, Machine
+from spec.program import FIELDS
+from spec.qformat import signed_bits
+from spec.tables import EXP, EXP_FRACTION_BITS, RCP8, RCP9
+from spec.timing import ARGMAX_TAIL, SIGNAL_TAIL
+
+__all__ = ["QUOTIENT_BITS", "SHIFT_BITS", "ScaleUnit", "Softmax"]
+
+QUOTIENT_BITS = 16
+SHIFT_BITS = 5
+_LABEL_BITS = 8
+_EXPONENT_FRAC = 8
+_MANTISSA_BITS = 4
+
+
+class ScaleUnit(wiring.Component):
+    """`result` = sat16(rnd(value >> amount)), `LATENCY` cycles later; `amount` is 0 to 31."""
+
+    LATENCY = 3
+
+    value: Signal
+    amount: Signal
+    result: Signal
+
+    def __init__(self, value_bits: int):
+        super().__init__(
+            {
+                "value": In(signed(value_bits)),
+                "amount": In(SHIFT_BITS),
+                "result": Out(signed(QUOTIENT_BITS)),
+            }
+        )
+
+    def elaborate(self, platform):
+        m = Module()
+        value = Signal.like(self.value, reset_less=True)
+        amount = Signal.like(self.amount, reset_less=True)
+        shifted = Signal(signed(len(value) + 1), reset_less=True)  # with the bit that rounds
+        m.d.sync += [
+            value.eq(self.value),
+            amount.eq(self.amount),
+            shifted.eq(Cat(Const(0, 1), value).as_signed() >> amount),
+            self.result.eq(saturate(round_shift(shifted, 1), QUOTIENT_BITS)),
+        ]
+        return m
+
+
+class _Stage(enum.Enum, shape=3):
+    """What the shifter, the multiplier and the normalisation work on."""
+
+    MAXIMUM = 0
+    EXPONENTS = 1
+    ERRORS = 2
+    PROJECTION = 3
+    QUOTIENT = 4
+
+
+class Softmax(wiring.Component):
+    """The signal phase; cycle 0 is that of `go`.
+
+    =============================  ==============================================================
+    from cycle                     K cycles each
+    =============================  ==============================================================
+    1                              `drain`: a hidden layer's lanes are read into the score memory
+    `_READ` = 9                    first walk over the scores: report, maximum, prediction
+    `_READ` + K                    second walk: exponentials, their sum
+    `_DIVIDE` + 2K                 third walk: errors; the scores follow five cycles later
+    =============================  ==============================================================
+
+    then, `_FINISH` + 3K and on, the quotient of the projection.
+
+    Members
+    -------
+    start : In
+        A layer begins.
+    score_valid, score : In
+        The next class's score (s20): K of them, in a layer's forward phase (output layer), or
+        `ClassLanes.LATENCY` + 1 cycles after each `drain` (hidden layer).
+    go : In
+        Begins the phase.
+    train, is_output, label, score_shift, norm : In
+        `norm` is the sum of squares, constant from 3 cycles after `go` on; the others from `go` on.
+    drain : Out
+        Read the next class's lane.
+    clear : Out, pulse
+        Scores are read; the lanes are needed for the errors.
+    error_strobe, error : Out
+        The next class's error (s10, 8 fraction bits) is in `error` in the next cycle.
+    norm_shift : Out
+        k: half of the norm's leading one, 0 for the output layer; from cycle 8 to the next phase.
+    quotient : Out
+        q, sQ9.7: valid `QUOTIENT_LATENCY` cycles after `done`; 0 from `go` on, and in output layers.
+    report_valid, report_score : Out
+        The scores, in order.
+    prediction : Out
+        Lowest class with the largest score; valid from the cycle after `done`.
+    done : Out
+        The phase's last cycle: 3K + SIGNAL_TAIL cycles with `go`'s when it trains, else
+        K + ARGMAX_TAIL.
+    """
+
+    QUOTIENT_LATENCY = 4
+
+    start: Signal
+    score_valid: Signal
+    score: Signal
+    go: Signal
+    train: Signal
+    is_output: Signal
+    label: Signal
+    score_shift: Signal
+    norm: Signal
+    drain: Signal
+    clear: Signal
+    error_strobe: Signal
+    error: Signal
+    norm_shift: Signal
+    quotient: Signal
+    report_valid: Signal
+    report_score: Signal
+    prediction: Signal
+    done: Signal
+
+    # The timetable: `go` is cycle 0. A score drained is in memory, and can be read, in:
+    _DRAIN = 1
+    _READ = _DRAIN + ClassLanes.LATENCY + 2
+    # The norm is constant from cycle 3 on, so its mantissa is there in 5.
+    _NORM = 7
+    # From a score's address to u, and to its exponential:
+    _SCALED = 1 + ScaleUnit.LATENCY
+    _EXPONENTIAL = _SCALED + 2
+    # From the last exponential to the sum 1, leading one 1, mantissa 1, reciprocal 1; the first one
+    # is divided 2 cycles after its address.
+    _DIVIDE = _READ - 1 + _EXPONENTIAL + 4 - 2
+    # From an exponential's address to p, and, after the last, to the sum of e * score:
+    _PROBABILITY = 3 + ScaleUnit.LATENCY
+    _PROJECT = _DIVIDE - 1 + _PROBABILITY + 3
+    # From that sum to h, the multiplier's operand, the product, and q:
+    _QUOTIENT = _PROJECT + 2 * ScaleUnit.LATENCY + 2
+
+    def __init__(self, machine: Machine, classes: int):
+        self.machine = machine
+        self.classes = classes
+        self._score_bits = min(SCORE_BITS, score_bits(machine))
+        super().__init__(
+            {
+                "start": In(1),
+                "score_valid": In(1),
+                "score": In(signed(SCORE_BITS)),
+                "go": In(1),
+                "train": In(1),
+                "is_output": In(1),
+                "label": In(_LABEL_BITS),
+                "score_shift": In(FIELDS["score_shift"].width),
+                "norm": In(machine.norm_bits),
+                "drain": Out(1),
+                "clear": Out(1),
+                "error_strobe": Out(1),
+                "error": Out(signed(ERROR_BITS)),
+                "norm_shift": Out(SHIFT_BITS),
+                "quotient": Out(signed(QUOTIENT_BITS)),
+                "report_valid": Out(1),
+                "report_score": Out(signed(SCORE_BITS)),
+                "prediction": Out(_LABEL_BITS),
+                "done": Out(1),
+            }
+        )
+
+    def elaborate(self, platform):
+        m = Module()
+        K = self.classes
+
+        # -- the timetable ----------------------------------------------------------------------
+        time = Signal(range(3 * K + self._QUOTIENT + 1))
+        infers = Signal()
+        stage = Signal(_Stage)
+        m.d.comb += [
+            infers.eq(~self.train & (time == K + ARGMAX_TAIL - 1)),
+            self.done.eq(infers | (self.train & (time == 3 * K + SIGNAL_TAIL - 1))),
+        ]
+        with m.If(self.go):
+            m.d.sync += time.eq(1)
+        with m.Elif(infers | (time == 3 * K + self._QUOTIENT)):
+            m.d.sync += time.eq(0)
+        with m.Elif(time != 0):
+            m.d.sync += time.eq(time + 1)
+
+        def at(cycle: int) -> Value:
+            return self.go if cycle == 0 else time == cycle
+
+        def window(first: int, count: int, name: str) -> Signal:
+            """1 in the cycles first ... first + count - 1."""
+            strobe = Signal(name=name)
+            with m.If(infers | at(first + count - 1)):
+                m.d.sync += strobe.eq(0)
+            with m.Elif(at(first - 1)):
+                m.d.sync += strobe.eq(1)
+            return strobe
+
+        def enter(new: _Stage, cycle: int) -> None:
+            with m.If(at(cycle)):
+                m.d.sync += stage.eq(new)
+
+        draining = window(self._DRAIN, K, "draining")
+        reading = window(self._READ, 2 * K, "reading")
+        shown = window(self._READ + 1, K, "shown")
+        summing = window(self._READ + K + self._EXPONENTIAL, K, "summing")
+        dividing = window(self._DIVIDE + 2 * K, K, "dividing")
+        scoring = window(self._DIVIDE + 2 * K + self._PROBABILITY - 1, K, "scoring")
+        scored = delay_line(m, scoring, 3, "scored")
+        enter(_Stage.MAXIMUM, 0)
+        enter(_Stage.EXPONENTS, self._READ + K)
+        enter(_Stage.ERRORS, 2 * K + self._DIVIDE)
+        enter(_Stage.PROJECTION, 3 * K + self._PROJECT - 1)
+        enter(_Stage.QUOTIENT, 3 * K + self._PROJECT + 1)
+        m.d.comb += [
+            self.drain.eq(draining & ~self.is_output),
+            self.clear.eq(at(self._READ + K)),
+            self.error_strobe.eq(scored[1]),
+        ]
+
+        # -- memories; each port counts its own addresses -----------------------------------------
+        m.submodules.scores = scores = DualPortMemory(signed(SCORE_BITS), K)
+        m.submodules.exponentials = exponentials = DualPortMemory(EXP_FRACTION_BITS, K)
+
+        def port(strobe: Value, address: Signal) -> None:
+            with m.If(self.start):
+                m.d.sync += address.eq(0)
+            with m.Elif(strobe):
+                m.d.sync += address.eq(Mux(address == K - 1, 0, address + 1))
+
+        port(self.score_valid, scores.write_addr)
+        port(reading | scoring, scores.read_addr)
+        port(summing, exponentials.write_addr)
+        port(dividing, exponentials.read_addr)
+
+        # -- shifter, multiplier, normalisation ---------------------------------------------------
+        products = Signal(signed(QUOTIENT_BITS + max(RCP9).bit_length()), reset_less=True)
+        projected = Signal(signed(signed_bits(K * MAX_ERROR << (self._score_bits - 1))))
+        exponential_sum = Signal(range(K * max(EXP) + 1))
+        top = Signal(SHIFT_BITS, reset_less=True)
+        mantissa = Signal(_MANTISSA_BITS, reset_less=True)
+        norm_top = Signal.like(top)
+        norm_mantissa = Signal.like(mantissa)
+
+        score_value = Cat(Const(0, 9), scores.read_data).as_signed()
+        gs_value = Cat(Const(0, 1), projected).as_signed()
+        scale_bits = max(len(score_value), len(gs_value), len(products))
+        m.submodules.scale = scale = ScaleUnit(scale_bits)
+        score_amount = Signal(SHIFT_BITS, reset_less=True)
+        with m.Switch(stage):
+            with m.Case(_Stage.ERRORS):
+                m.d.comb += [scale.value.eq(products), scale.amount.eq(top + 1)]
+            with m.Case(_Stage.PROJECTION):
+                m.d.comb += [scale.value.eq(gs_value), scale.amount.eq(self.norm_shift)]
+            with m.Case(_Stage.QUOTIENT):
+                m.d.comb += [scale.value.eq(products), scale.amount.eq(norm_top[1:] + 2)]
+            with m.Default():
+                m.d.comb += [scale.value.eq(score_value), scale.amount.eq(score_amount)]
+        m.d.sync += score_amount.eq(self.score_shift + self.norm_shift)
+
+        dividend = Signal(signed(QUOTIENT_BITS), reset_less=True)
+        reciprocal = Signal(range(max(RCP9) + 1), reset_less=True)
+        softmax_stage = (stage == _Stage.ERRORS) | (stage == _Stage.EXPONENTS)
+        m.d.sync += [
+            dividend.eq(Mux(stage == _Stage.ERRORS, exponentials.read_data, scale.result)),
+            reciprocal.eq(
+                Mux(softmax_stage, _table(m, RCP9, mantissa), _table(m, RCP8, norm_mantissa))
+            ),
+            products.eq(dividend * reciprocal),
+        ]
+
+        measured = Signal(max(len(self.norm), len(exponential_sum)))
+        m.d.comb += measured.eq(Mux(stage == _Stage.MAXIMUM, self.norm, exponential_sum))
+        m.d.sync += [top.eq(leading_one(measured)), mantissa.eq(bits_below(measured, top, 4))]
+        with m.If(at(self._NORM)):
+            m.d.sync += [norm_top.eq(top), norm_mantissa.eq(mantissa)]
+        m.d.comb += self.norm_shift.eq(Mux(self.is_output, 0, (norm_top + 1) >> 1))
+
+        # -- first walk: u is monotonic in the score, so the largest score has the largest u --------
+        largest = Signal(signed(SCORE_BITS), reset_less=True)
+        shown_class = Signal.like(scores.read_addr, reset_less=True)
+        better = Signal()
+        better_scaled = delay_line(m, better, ScaleUnit.LATENCY, "better")[-1]
+        maximum = Signal.like(scale.result, reset_less=True)
+        m.d.comb += [
+            better.eq(shown & (at(self._READ + 1) | (scores.read_data > largest))),
+            self.report_valid.eq(shown),
+            self.report_score.eq(scores.read_data),
+        ]
+        m.d.sync += shown_class.eq(scores.read_addr)
+        with m.If(better):
+            m.d.sync += [largest.eq(scores.read_data), self.prediction.eq(shown_class)]
+        with m.If(better_scaled):
+            m.d.sync += maximum.eq(scale.result)
+
+        # -- second walk ------------------------------------------------------------------------
+        distance = Signal(QUOTIENT_BITS + 1, reset_less=True)
+        whole = distance[_EXPONENT_FRAC:]
+        power = _table(m, EXP, distance[_EXPONENT_FRAC - 4 : _EXPONENT_FRAC])
+        m.d.sync += [
+            distance.eq(maximum - scale.result),
+            # 12 and more leave nothing of 12 bits.
+            exponentials.write_data.eq(Mux(whole[4:].any(), 0, power >> whole[:4])),
+        ]
+        m.d.comb += exponentials.write_en.eq(summing)
+        with m.If(self.go):
+            m.d.sync += exponential_sum.eq(0)
+        with m.Elif(summing):
+            m.d.sync += exponential_sum.eq(exponential_sum + exponentials.write_data)
+
+        # -- third walk -------------------------------------------------------------------------
+        hit = Signal(reset_less=True)
+        probability = scale.result[:ERROR_BITS]
+        weight = Signal(signed(self._score_bits), reset_less=True)
+        product = Signal(signed(self._score_bits + ERROR_BITS), reset_less=True)
+        m.d.sync += [
+            hit.eq(scores.read_addr == self.label),
+            # Minus one, 256, for the label's class.
+            self.error.eq(
+                Cat(probability[:ERROR_FRAC], truncate(probability[ERROR_FRAC:] - hit, 2))
+            ),
+            weight.eq(truncate(scores.read_data, len(weight))),
+            product.eq(self.error * weight),
+        ]
+        m.d.comb += [
+            scores.write_en.eq(self.score_valid),
+            scores.write_data.eq(self.score),
+        ]
+        with m.If(self.go):
+            m.d.sync += projected.eq(0)
+        with m.Elif(scored[3]):
+            m.d.sync += projected.eq(projected + product)
+        with m.If(self.go):
+            m.d.sync += self.quotient.eq(0)
+        with m.Elif(at(3 * K + self._QUOTIENT) & ~self.is_output):
+            m.d.sync += self.quotient.eq(scale.result)
+        return m
+
+
+def _table(m: Module, entries: tuple[int, ...], index: Value) -> Signal:
+    """The entry of a small table, by combinational logic."""
+    value = Signal(range(max(entries) + 1))
+    with m.Switch(index):
+        for number, entry in enumerate(entries):
+            with m.Case(number):
+                m.d.comb += value.eq(entry)
+    return value
+
+
+assert SIGNAL_TAIL + Softmax.QUOTIENT_LATENCY == Softmax._QUOTIENT + 2
+assert ARGMAX_TAIL == Softmax._READ + 1
