@@ -1,0 +1,65 @@
+"""`entrain simulate`: cycles, multiplications, energy and memory of one training step."""
+
+import argparse
+
+from sim.cli.common import add_common, load_specs, prepare_out, write_metrics
+
+__all__ = ["add_arguments", "run"]
+
+SUMMARY = "cycles, utilization, energy and memory of a training step"
+DESCRIPTION = """\
+Counts what one training step of batch 1 costs on a machine, by closed forms: networks of any size take no time. The
+cycles of rule lls are those of the RTL, phase by phase. bp and dfa are models of what these rules would need on
+the same array: no hardware of theirs exists yet, and the figures say so.
+"""
+EPILOG = """\
+Leaves in DIR
+  metrics.json   cycles, cycles_by_phase, macs_by_phase, utilization (0 to 1), energy_pj, peak_bytes, and more: by
+                 layer, by component, by memory. Its key "units" says what each figure is and in what unit.
+
+Examples
+  entrain simulate --machine mnist --network mnist --out runs/mnist
+  entrain simulate --machine mnist --network mnist --rule bp --technology jouppi-7nm --out runs/mnist-bp
+"""
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Options of the command."""
+    add_common(parser, "simulate", "nothing is random here; kept in metrics.json")
+    parser.add_argument("--rule", choices=("lls", "bp", "dfa"), default="lls", help="learning rule (default: lls)")
+    parser.add_argument(
+        "--technology",
+        default="horowitz-45nm",
+        metavar="NAME|FILE",
+        help="energy table: preset or YAML file (default: horowitz-45nm)",
+    )
+
+
+def run(args: argparse.Namespace, argv: list[str]) -> int:
+    """Runs the command; returns its exit code."""
+    from sim.cycle.model import training_step
+    from sim.cycle.report import UNITS, step_metrics
+    from spec.technology import load_technology
+
+    machine, network = load_specs(args)
+    technology = load_technology(args.technology)
+    step = training_step(machine, network, args.rule)
+    folder = prepare_out(args.out)
+    metrics = step_metrics(step, technology)
+    path = write_metrics(folder, args, machine, network, metrics, UNITS)
+
+    phases = ", ".join(f"{phase} {n:,}" for phase, n in metrics["cycles_by_phase"].items())
+    macs = ", ".join(f"{p.replace('_', ' ')} {n:,}" for p, n in metrics["macs_by_phase"].items())
+    energy = ", ".join(f"{p.replace('_', ' ')} {pj / 1e3:,.2f}" for p, pj in metrics["energy_by_phase_pj"].items())
+    memory = ", ".join(f"{p} {n:,}" for p, n in metrics["memory_bytes"].items() if n)
+    latency = metrics["latency_us"]
+    at = f" = {latency:,.4g} us at {machine.device.clock_mhz:g} MHz" if machine.device else ""
+    print(f"One training step of {network.name} on {machine.name} ({machine.rows}x{machine.cols}), rule {args.rule}")
+    print(f"  {metrics['label']}")
+    print(f"cycles       {metrics['cycles']:,}{at}  ({phases})")
+    print(f"MACs         {metrics['macs']:,}  ({macs})")
+    print(f"utilization  {metrics['utilization']:.4f} of the multipliers' cycles")
+    print(f"energy       {metrics['energy_pj'] / 1e3:,.1f} nJ by {technology.name}  ({energy})")
+    print(f"memory       {metrics['peak_bytes']:,} bytes  ({memory})")
+    print(f"-> {path}")
+    return 0

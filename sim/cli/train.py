@@ -1,0 +1,251 @@
+"""`entrain train`: trains a network on a backend: float, the bit-exact model, or the compiled Verilog."""
+
+import argparse
+import csv
+import io
+import os
+import shlex
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from sim.cli.common import (
+    CommandError,
+    Interrupted,
+    add_common,
+    load_specs,
+    positive,
+    prepare_out,
+    write_metrics,
+    write_text,
+)
+from spec.errors import SpecError
+from spec.machine import Machine
+from spec.network import Network
+
+if TYPE_CHECKING:
+    from golden.data import Dataset
+    from golden.train import Backend, TrainResult
+    from sim.rtl.backend import RtlBackend
+
+__all__ = ["BACKENDS", "add_arguments", "check_rule", "history_csv", "make_backend", "make_rtl", "run"]
+
+SUMMARY = "train in float, in the bit-exact model or on the compiled Verilog"
+DESCRIPTION = """\
+Trains a network with batch 1. Backends:
+  float    floating point, any rule; the machine plays no part
+  golden   the bit-exact integer model of the hardware, compiled; rules lls and frozen
+  rtl      the generated Verilog, compiled by Verilator; rules lls and frozen. Ends with the weights of golden, bit by
+           bit, and counts clock cycles with the design's own counters
+Rules: lls (local, the machine's own), bp (backpropagation), dfa (direct feedback alignment), frozen (hidden layers
+stay random: the control that learning happens).
+"""
+EPILOG = """\
+Data: the embedded digits (1,437 for training, 360 for test), or --data with a .npz of Keras' keys (x_train, y_train,
+x_test, y_test), or a folder of the four IDX files (also gzipped).
+
+Leaves in DIR
+  metrics.json    test_accuracy (percent), weights_sha256 (equal for golden and rtl), samples, cycles (rtl), ...; its
+                  key "units" says what each value is
+  weights.npz     layer0_weight, layer0_bias, ...: int16 codes (golden, rtl) or floats
+  history.csv     a line an epoch
+  checkpoint.npz  saved after every epoch, every 30 s, and on Ctrl-C. --resume goes on from it, to the same bits as
+                  without the interruption. Without --resume an old one is kept as checkpoint.previous.npz.
+
+Examples
+  entrain train --backend golden --epochs 20 --out runs/golden
+  entrain train --backend rtl --epochs 20 --out runs/rtl         (the same weights_sha256)
+  entrain train --backend rtl --epochs 20 --out runs/rtl --resume
+  entrain train --machine mnist --network mnist-128 --data mnist.npz --epochs 8 --out runs/mnist
+  entrain train --backend float --rule bp --epochs 20 --out runs/bp
+"""
+BACKENDS = {
+    "float": ("lls", "bp", "dfa", "frozen"),
+    "golden": ("lls", "frozen"),
+    "rtl": ("lls", "frozen"),
+}
+"""The rules of each backend."""
+UNITS = {
+    "backend": "float, golden or rtl",
+    "rule": "lls, bp, dfa or frozen",
+    "data": "name or path of the data set",
+    "epochs": "epochs trained, those before a --resume included",
+    "samples": "training samples seen, one update each",
+    "test_accuracy": "percent of the test set that is right after the last epoch",
+    "best_test_accuracy": "percent, the best of the epochs",
+    "train_accuracy": "percent of the last epoch's training samples that were right before their own update",
+    "weights_sha256": "SHA-256 over weights and biases; equal for golden and rtl",
+    "cycles": "clock cycles of the training samples by the design's counters (rtl; else null)",
+    "cycles_per_sample": "clock cycles of one sample (rtl; else null)",
+    "seconds": "wall clock of this run's training in seconds",
+    "samples_per_second": "training samples a second of this run's wall clock, tests included",
+    "history": "per epoch: accuracies in percent, SHA-256 of the weights, cycles",
+    "files": "what was written into the folder",
+}
+CHECKPOINT = "checkpoint.npz"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Options of the command."""
+    add_common(parser, "train", "initial weights and sample order")
+    parser.add_argument("--backend", choices=tuple(BACKENDS), default="golden", help="what computes (default: golden)")
+    parser.add_argument(
+        "--rule",
+        choices=BACKENDS["float"],
+        default="lls",
+        help="learning rule (default: lls)",
+    )
+    parser.add_argument("--epochs", type=positive, default=10, metavar="N", help="epochs in all (default: 10)")
+    parser.add_argument("--data", metavar="FILE", help=".npz, folder of IDX files, or 'digits' (default: digits)")
+    parser.add_argument("--resume", action="store_true", help="go on from DIR/checkpoint.npz")
+    parser.add_argument("--quiet", action="store_true", help="no progress on standard error")
+
+
+def run(args: argparse.Namespace, argv: list[str]) -> int:
+    """Runs the command; returns its exit code."""
+    machine, network = load_specs(args)
+    check_rule(args.backend, args.rule)
+    if args.backend != "float":
+        from spec.program import compile_program
+
+        compile_program(network, machine, train_hidden=args.rule == "lls")
+
+    from golden.data import load_dataset
+
+    dataset = load_dataset(args.data, network)
+    checkpoint = args.out / CHECKPOINT
+    before = _samples_saved(args, machine, network, checkpoint, dataset)
+    folder = prepare_out(args.out)
+
+    from golden.checkpoint import save_weights
+    from golden.train import Progress, TrainingInterrupted, train_epochs
+
+    progress = Progress(quiet=args.quiet)
+    again = shlex.join(["entrain", *argv, *([] if args.resume else ["--resume"])])
+    try:
+        backend = make_backend(args.backend, args.rule, machine, network, args.seed, progress.line)
+        if not args.resume and checkpoint.exists():
+            os.replace(checkpoint, folder / "checkpoint.previous.npz")
+            progress.line(f"{checkpoint}: kept as checkpoint.previous.npz (--resume would go on from it)")
+        result = train_epochs(backend, dataset, args.epochs, args.seed, checkpoint, progress)
+    except TrainingInterrupted as stop:
+        raise Interrupted(f"{stop}; go on with: {again}") from None
+    except KeyboardInterrupt:
+        saved = f"go on from what {checkpoint} holds with: {again}" if checkpoint.exists() else "nothing was saved"
+        raise Interrupted(f"interrupted; {saved}") from None
+    save_weights(folder / "weights.npz", backend.parameters())
+    write_text(folder / "history.csv", history_csv(result))
+    values = {
+        "backend": args.backend,
+        "rule": args.rule,
+        "data": dataset.name,
+        "epochs": len(result.history),
+        "samples": result.samples,
+        "test_accuracy": result.test_accuracy,
+        "best_test_accuracy": max(entry.test_accuracy for entry in result.history),
+        "train_accuracy": result.history[-1].train_accuracy,
+        "weights_sha256": result.weights_sha256,
+        "cycles": result.cycles,
+        "cycles_per_sample": None if result.cycles is None else result.cycles / result.samples,
+        "seconds": result.seconds,
+        "samples_per_second": (result.samples - before) / result.seconds,
+        "history": [vars(entry) for entry in result.history],
+        "files": ["weights.npz", "history.csv", CHECKPOINT],
+    }
+    path = write_metrics(folder, args, machine, network, values, UNITS)
+    print(f"test accuracy   {result.test_accuracy:.2f} %  ({dataset.name}, {args.backend}, {args.rule})")
+    print(f"samples         {result.samples:,} in {len(result.history)} epochs")
+    if result.cycles is not None:
+        print(f"cycles          {result.cycles:,}  ({result.cycles / result.samples:,.1f} a sample)")
+    print(f"weights_sha256  {result.weights_sha256}")
+    print(f"-> {folder / 'weights.npz'}, {folder / 'history.csv'}, {path}")
+    return 0
+
+
+def _samples_saved(
+    args: argparse.Namespace,
+    machine: Machine,
+    network: Network,
+    checkpoint: Path,
+    dataset: "Dataset",
+) -> int:
+    """Samples that `--resume` goes on from, 0 without it.
+
+    SpecError for a checkpoint that is missing, of another run, or further than `--epochs`: it is found out here,
+    before the Verilog is compiled.
+    """
+    if not args.resume:
+        return 0
+    if not checkpoint.exists():
+        raise SpecError("--resume", f"needs {checkpoint}, which does not exist")
+    from golden.checkpoint import load_checkpoint
+
+    if args.backend == "float":
+        identity = make_backend("float", args.rule, machine, network, args.seed).identity()
+    else:
+        from golden.fixed import integer_identity
+
+        identity = integer_identity(network, machine, args.rule == "lls")
+    identity = {**identity, "seed": str(args.seed), "data": dataset.sha256}
+    progress = load_checkpoint(checkpoint, identity).progress
+    epoch, sample = progress.get("epoch"), progress.get("sample")
+    if not isinstance(epoch, int) or not isinstance(sample, int):
+        raise SpecError(str(checkpoint), "must be a checkpoint of entrain (it has no progress)")
+    if (epoch, sample) > (args.epochs, 0):
+        raise SpecError("--epochs", f"must reach what {checkpoint} has, {epoch} epochs, or more", args.epochs)
+    return epoch * len(dataset.y_train) + sample
+
+
+def check_rule(backend: str, rule: str) -> None:
+    """Refuses a rule that a backend does not have."""
+    if rule not in BACKENDS[backend]:
+        raise SpecError(
+            "--rule",
+            f"must be {' or '.join(BACKENDS[backend])} for --backend {backend}, "
+            f"which is the hardware's arithmetic (--backend float has {rule})",
+            rule,
+        )
+
+
+def make_backend(
+    name: str, rule: str, machine: Machine, network: Network, seed: int, report: Callable[[str], None] | None = None
+) -> "Backend":
+    """The backend of that name with its initial weights. Raises CommandError when the Verilog cannot be compiled."""
+    if name == "float":
+        from golden.float_model import FloatBackend
+
+        return FloatBackend(network, rule, seed)
+    if name == "golden":
+        from golden.fast import FastModel
+
+        return FastModel(network, machine, seed, train_hidden=rule == "lls")
+    return make_rtl(machine, network, seed, rule == "lls", report)
+
+
+def make_rtl(
+    machine: Machine,
+    network: Network,
+    seed: int,
+    train_hidden: bool = True,
+    report: Callable[[str], None] | None = None,
+) -> "RtlBackend":
+    """The compiled Verilog with its initial weights. Raises CommandError when it cannot be compiled."""
+    from sim.rtl.backend import RtlBackend, RtlError
+    from sim.rtl.library import CompileError
+
+    try:
+        return RtlBackend(network, machine, seed, train_hidden, report=report)
+    except (CompileError, RtlError) as error:
+        raise CommandError(str(error)) from None
+
+
+def history_csv(result: "TrainResult") -> str:
+    """A line an epoch."""
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(["epoch", "train_accuracy_percent", "test_accuracy_percent", "cycles", "weights_sha256"])
+    for entry in result.history:
+        cycles = "" if entry.cycles is None else entry.cycles
+        accuracies = (f"{entry.train_accuracy:.4f}", f"{entry.test_accuracy:.4f}")
+        writer.writerow([entry.epoch, *accuracies, cycles, entry.weights_sha256])
+    return text.getvalue()

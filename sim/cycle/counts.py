@@ -1,0 +1,132 @@
+"""Counts of actions: how often the machine does what a technology prices.
+
+A count is kept under what it is *for* (its purpose: forward, signal, update), where it happens (its component) and
+which action of ``spec.technology.ACTIONS`` it is. Padding is counted: a PE of a padded column multiplies too.
+"""
+
+from collections.abc import Iterator, Mapping
+
+from spec.basis import Basis
+from spec.lfsr import STATE_BITS
+from spec.machine import ACT_BITS, WEIGHT_BITS, Machine
+from spec.program import LayerDescriptor
+
+__all__ = [
+    "COMPONENTS",
+    "PURPOSES",
+    "Counts",
+    "array_registers",
+    "bias_pass",
+    "entry_read",
+    "entry_sum",
+    "softmax",
+]
+
+PURPOSES = ("forward", "signal", "update")
+"""Forward pass, learning signal, weight gradient with its update."""
+COMPONENTS = (
+    "multipliers",
+    "adders",
+    "registers",
+    "weight memory",
+    "activation memory",
+    "bias unit",
+    "signal arithmetic",
+    "latent memory",
+    "basis table",
+    "delta memory",
+)
+
+Key = tuple[str, str, str]
+
+
+class Counts:
+    """A multiset of actions under ``(purpose, component, action)``; zero counts are not kept."""
+
+    def __init__(self, numbers: Mapping[Key, int] | None = None):
+        self._numbers: dict[Key, int] = dict(numbers or {})
+
+    def add(self, purpose: str, component: str, action: str, number: int) -> None:
+        """``number`` more of an action."""
+        if number:
+            key = (purpose, component, action)
+            self._numbers[key] = self._numbers.get(key, 0) + number
+
+    def __iadd__(self, other: "Counts") -> "Counts":
+        for (purpose, component, action), number in other._numbers.items():
+            self.add(purpose, component, action, number)
+        return self
+
+    def __add__(self, other: "Counts") -> "Counts":
+        total = Counts(self._numbers)
+        total += other
+        return total
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Counts) and self._numbers == other._numbers
+
+    def __repr__(self) -> str:
+        return f"Counts({self._numbers})"
+
+    def __iter__(self) -> Iterator[tuple[Key, int]]:
+        return iter(sorted(self._numbers.items()))
+
+    def total(self, action: str, component: str | None = None, purpose: str | None = None) -> int:
+        """How often an action happens, in all or in a component or for a purpose."""
+        return sum(
+            number
+            for (p, c, a), number in self._numbers.items()
+            if a == action and component in (None, c) and purpose in (None, p)
+        )
+
+
+def array_registers(machine: Machine, purpose: str, steps: int, edge_bits: int) -> Counts:
+    """Flip-flops that a step writes in every PE (act, wide operand, two weights, product, psum; in update the LFSR
+    too), and ``edge_bits`` of accumulators; a register is taken to be written whether or not its value changes."""
+    pe = ACT_BITS + machine.operand_bits + 2 * WEIGHT_BITS + machine.product_bits + machine.psum_bits
+    if purpose == "update":
+        pe += STATE_BITS
+    counts = Counts()
+    counts.add(purpose, "registers", "register_bit", steps * (pe * machine.pes + edge_bits))
+    return counts
+
+
+def bias_pass(machine: Machine, layer: LayerDescriptor, purpose: str) -> Counts:
+    """The bias unit in a pass: a read and an addition for every column of every tile; in update the real ones are
+    written, and the unit's LFSR steps; the shifted signals pass the FIFO on their way to the columns."""
+    counts, columns = Counts(), layer.col_tiles * machine.cols
+    counts.add(purpose, "bias unit", "bias_read", columns)
+    counts.add(purpose, "bias unit", "add_32", columns)
+    if purpose == "update":
+        counts.add(purpose, "bias unit", "bias_write", layer.n_out)
+        counts.add(purpose, "bias unit", "register_bit", STATE_BITS * columns)
+        counts.add("signal", "signal arithmetic", "register_bit", machine.delta_bits * columns)
+    return counts
+
+
+def entry_read(latents: int, basis: Basis) -> Counts:
+    """Reads of the basis: K entries a latent; Walsh rows are computed, so nothing is read."""
+    counts = Counts()
+    if basis.kind != "walsh":
+        bits = latents * basis.classes * basis.entry_bits
+        counts.add("signal", "basis table", "rom_read_bit", bits)
+    return counts
+
+
+def entry_sum(latents: int, basis: Basis) -> Counts:
+    """K products of an entry with a latent or an error, summed: additions alone when an entry is a sign."""
+    counts, products = Counts(), latents * basis.classes
+    if basis.kind == "sine":
+        counts.add("signal", "signal arithmetic", "multiply_8x8", products)
+        counts.add("signal", "signal arithmetic", "add_32", products)
+    else:
+        counts.add("signal", "signal arithmetic", "add_16", products)
+    return counts
+
+
+def softmax(classes: int) -> Counts:
+    """The softmax and the error: a maximum, a sum and a product over the classes; shifts and tables are left out."""
+    counts = Counts()
+    counts.add("signal", "signal arithmetic", "add_16", 3 * classes)
+    counts.add("signal", "signal arithmetic", "multiply_16x16", classes)
+    return counts

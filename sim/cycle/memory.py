@@ -1,0 +1,86 @@
+"""Bytes that a training step keeps, by purpose.
+
+What a rule needs on this machine, batch 1, with the padding that its placement brings; not what the machine has: that
+is fixed when it is built (``allocated_bytes``). All of it is alive at once, so the peak is the sum. A few
+registers a class (scores, errors) are left out, alike for every rule.
+"""
+
+from sim.cycle.model import Step
+from spec.basis import Basis
+from spec.machine import ACT_BITS, WEIGHT_BITS, Machine
+
+__all__ = ["MEMORIES", "allocated_bytes", "delta_queue_depth", "memory_bytes", "peak_bytes"]
+
+MEMORIES = (
+    "weights",
+    "biases",
+    "input buffers",
+    "activations",
+    "latents",
+    "basis table",
+    "deltas",
+)
+
+
+def memory_bytes(step: Step) -> dict[str, int]:
+    """Bytes by purpose.
+
+    ``activations``: LLS keeps two layers' (the one being read, the one being written), BP and DFA every hidden layer's
+    and a sign bit a neuron. ``latents``: the learning-signal unit's copy of the layer being trained, 9 bits each.
+    ``deltas``: the FIFO of shifted signals; for BP also 8-bit signals of the two layers between which they are passed.
+    """
+    machine, network, layers = step.machine, step.network, step.program.layers
+    basis = Basis(network.basis, network.classes)
+    hidden = [layer.n_out for layer in layers if not layer.is_output]
+    banks = [_padded(n, machine.rows) for n in hidden]
+    fifo = _bytes(delta_queue_depth(machine) * machine.delta_bits)
+    found = {
+        "weights": sum(layer.steps for layer in layers) * machine.pes * WEIGHT_BITS // 8,
+        "biases": sum(layer.n_out for layer in layers) * WEIGHT_BITS // 8,
+        "input buffers": 2 * step.program.input_words * machine.rows,
+        "basis table": 0,
+        "latents": 0,
+        "deltas": fifo,
+    }
+    if basis.kind != "walsh" and hidden:
+        found["basis table"] = _bytes(max(hidden) * basis.classes * basis.entry_bits)
+    if step.rule in ("lls", "inference"):
+        # Even and odd hidden layers share a slot each.
+        found["activations"] = sum(max(banks[parity::2], default=0) for parity in (0, 1))
+        found["latents"] = _bytes(max(hidden, default=0) * (ACT_BITS + 1))
+    else:
+        found["activations"] = sum(banks) + sum(_bytes(n) for n in hidden)
+    if step.rule == "bp":
+        found["basis table"] = 0
+        passed = [layer.n_in + layer.n_out for layer in layers[1:]]
+        found["deltas"] += max(passed, default=0)
+    return {name: found[name] for name in MEMORIES}
+
+
+def peak_bytes(step: Step) -> int:
+    """Bytes in all."""
+    return sum(memory_bytes(step).values())
+
+
+def allocated_bytes(machine: Machine) -> dict[str, int]:
+    """Bytes that the machine has, whatever it runs: PE memories, biases, activation banks."""
+    return {
+        "weights": machine.pes * machine.weight_depth * WEIGHT_BITS // 8,
+        "biases": machine.bias_depth * WEIGHT_BITS // 8,
+        "activation banks": machine.rows * machine.activation_depth * ACT_BITS // 8,
+    }
+
+
+def delta_queue_depth(machine: Machine) -> int:
+    """Shifted signals that the learning-signal unit's queue holds: two a column and what is on its way, rounded up."""
+    return 1 << (max(2 * machine.cols + 8, 16) - 1).bit_length()
+
+
+def _padded(n: int, rows: int) -> int:
+    """Bytes of ``n`` activations in ``rows`` banks."""
+    return -(-n // rows) * rows
+
+
+def _bytes(bits: int) -> int:
+    """Bits as whole bytes."""
+    return -(-bits // 8)

@@ -1,0 +1,252 @@
+"""Figures of a comparison, as PNG: bars that carry their own numbers.
+
+One picture, one question: how long, how many multiplications, how much energy, how much memory, and whether the answer
+depends on the technology table.
+"""
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+
+import matplotlib
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
+
+from sim.cycle.compare import NAMES, PHASE_TITLES, Comparison
+from sim.cycle.model import CYCLE_PHASES, RULES
+
+__all__ = ["FIGURES", "draw", "draw_learning"]
+
+matplotlib.use("Agg")
+
+# Okabe and Ito's palette: told apart by readers who see colours differently, and in grey.
+BLUE, SKY, GREEN, YELLOW = "#0072b2", "#56b4e9", "#009e73", "#f0e442"
+ORANGE, RED, PINK, GREY, DARK = "#e69f00", "#d55e00", "#cc79a7", "#b0b0b0", "#444444"
+PHASE_COLOURS = {"setup": GREY, "forward": BLUE, "signal": RED, "update": GREEN, "finish": DARK}
+PURPOSE_COLOURS = {"forward": BLUE, "learning_signal": RED, "weight_gradient": GREEN}
+MODEL = {"lls": "LLS", "bp": "BP\n(model)", "dfa": "DFA\n(model)"}
+
+
+def draw(comparison: Comparison, folder: Path) -> list[Path]:
+    """Draws every figure into ``folder`` and returns their paths."""
+    paths = []
+    for name, figure_of in FIGURES.items():
+        figure = figure_of(comparison)
+        path = folder / f"{name}.png"
+        # No date, no version: equal figures are equal bytes.
+        figure.savefig(path, dpi=150, metadata={"Software": None})
+        paths.append(path)
+    return paths
+
+
+def draw_learning(accuracies: Sequence[float], title: str, aim: float, path: Path) -> None:
+    """Test accuracy in percent by epoch, from 1, and the aim."""
+    figure = Figure(figsize=(6.8, 3.9), layout="constrained")
+    axes = figure.subplots()
+    epochs = range(1, len(accuracies) + 1)
+    axes.plot(epochs, accuracies, color=BLUE, marker="o", markersize=4, linewidth=1.8)
+    axes.axhline(aim, color=RED, linewidth=1.2, linestyle="--")
+    axes.annotate(f"aim {aim:g} %", (1, aim), xytext=(0, 4), textcoords="offset points",
+                  va="bottom", color=RED, fontsize=9)  # fmt: skip
+    axes.annotate(f"{accuracies[-1]:.2f} %", (len(accuracies), accuracies[-1]), xytext=(6, 0),
+                  textcoords="offset points", va="center", fontweight="bold", color=BLUE)  # fmt: skip
+    axes.set_title(title, fontsize=12.5)
+    axes.set_xlabel("epoch")
+    axes.set_ylabel("test accuracy (%)")
+    low = min(*accuracies, aim)
+    axes.set_ylim(max(0, low - 0.15 * (100 - low)), 100.4)
+    axes.set_xlim(0.5, len(accuracies) * 1.12 + 0.5)
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.grid(color="#e5e5e5", linewidth=0.8)
+    axes.set_axisbelow(True)
+    figure.savefig(path, dpi=150, metadata={"Software": None})
+
+
+def _cycles(comparison: Comparison) -> Figure:
+    figure, (axes,) = _figure(comparison, "Clock cycles of a training step", 1)
+    parts = {phase: [comparison.metrics[rule]["cycles_by_phase"][phase] for rule in RULES] for phase in CYCLE_PHASES}
+    _stack(axes, parts, PHASE_COLOURS, "cycles", {"signal": "learning signal"})
+    return figure
+
+
+def _macs(comparison: Comparison) -> Figure:
+    figure, (left, right) = _figure(comparison, "Multiplications (MACs) of a training step", 2)
+    macs = {rule: comparison.metrics[rule]["macs_by_phase"] for rule in RULES}
+    signal = {"learning_signal": [macs[rule]["learning_signal"] for rule in RULES]}
+    _stack(left, signal, PURPOSE_COLOURS, "MACs", {}, legend=False)
+    left.set_title("learning signal alone", fontsize=11)
+    whole = {part: [macs[rule][part] for rule in RULES] for part in PURPOSE_COLOURS}
+    _stack(right, whole, PURPOSE_COLOURS, "MACs", PHASE_TITLES)
+    right.set_title("whole step", fontsize=11)
+    return figure
+
+
+def _energy(comparison: Comparison) -> Figure:
+    technology = comparison.metrics["lls"]["technology"]
+    title = f"Energy of a training step ({technology['name']})"
+    figure, (left, right) = _figure(comparison, title, 2)
+    phases = {rule: comparison.metrics[rule]["energy_by_phase_pj"] for rule in RULES}
+    parts = {part: [phases[rule][part] / 1e3 for rule in RULES] for part in PURPOSE_COLOURS}
+    _stack(left, parts, PURPOSE_COLOURS, "nJ", PHASE_TITLES)
+    left.set_title("by what it is for", fontsize=11)
+    components = {rule: comparison.metrics[rule]["energy_by_component_pj"] for rule in RULES}
+    parts = {}
+    for name, group in COMPONENT_GROUPS.items():
+        parts[name] = [sum(components[rule][c] for c in group) / 1e3 for rule in RULES]
+    _stack(right, parts, COMPONENT_COLOURS, "nJ", {})
+    right.set_title("by component", fontsize=11)
+    return figure
+
+
+COMPONENT_GROUPS = {
+    "weight memory": ("weight memory",),
+    "multipliers": ("multipliers",),
+    "adders": ("adders",),
+    "registers": ("registers",),
+    "activations, biases, deltas": ("activation memory", "bias unit", "delta memory"),
+    "signal unit and basis": ("signal arithmetic", "latent memory", "basis table"),
+}
+COMPONENT_COLOURS = dict(zip(COMPONENT_GROUPS, (BLUE, ORANGE, YELLOW, GREY, GREEN, RED), strict=True))
+MEMORY_COLOURS = {
+    "weights": BLUE,
+    "biases": SKY,
+    "input buffers": GREY,
+    "activations": GREEN,
+    "latents": ORANGE,
+    "basis table": RED,
+    "deltas": PINK,
+}
+
+
+def _memory(comparison: Comparison) -> Figure:
+    figure, (left, right) = _figure(comparison, "Memory that a training step keeps", 2)
+    memory = {rule: comparison.metrics[rule]["memory_bytes"] for rule in RULES}
+    parts = {part: [memory[rule][part] for rule in RULES] for part in MEMORY_COLOURS}
+    weights = {
+        "weights": [a + b for a, b in zip(parts["weights"], parts["biases"], strict=True)],
+        "all else": [sum(parts[p][i] for p in parts if p not in ("weights", "biases")) for i in range(3)],
+    }
+    _stack(left, weights, {"weights": BLUE, "all else": DARK}, "bytes", {"weights": "weights, biases"})
+    left.set_title("everything", fontsize=11)
+    rest = {part: values for part, values in parts.items() if part not in ("weights", "biases")}
+    titles = {"basis table": "basis / feedback table"}
+    _stack(right, rest, MEMORY_COLOURS, "bytes", titles)
+    right.set_title("without weights and biases", fontsize=11)
+    return figure
+
+
+def _technologies(comparison: Comparison) -> Figure:
+    figure, panels = _figure(comparison, "Energy of BP over LLS, by technology table", 2)
+    names = list(comparison.energies)
+    for index, (axes, title) in enumerate(zip(panels, ("learning signal alone", "whole step"), strict=True)):
+        part = 1 - index
+        ratios = []
+        for name in names:
+            rules = comparison.energies[name]
+            ratios.append(rules["bp"][part] / rules["lls"][part] if rules["lls"][part] else 0.0)
+        colours = [RED if ratio < 1 else GREEN for ratio in ratios]
+        axes.barh(names, ratios, color=colours, height=0.55)
+        axes.axvline(1, color=DARK, linewidth=1.2)
+        axes.annotate(" equal", (1, -0.6), ha="left", va="center", fontsize=9, color=DARK)
+        for y, ratio in enumerate(ratios):
+            axes.annotate(f" {_figures(ratio)}x", (max(ratio, 1), y), va="center", fontsize=10)
+        axes.set_xlim(0, max(*ratios, 1) * 1.2)
+        axes.set_ylim(len(names) - 0.4, -0.75)
+        axes.set_xlabel("BP / LLS (right of 1, green: LLS needs less)")
+        axes.set_title(title, fontsize=11)
+        if index:
+            axes.set_yticklabels([])
+        _plain(axes)
+    return figure
+
+
+FIGURES: dict[str, Callable[[Comparison], Figure]] = {
+    "cycles": _cycles,
+    "macs": _macs,
+    "energy": _energy,
+    "memory": _memory,
+    "technologies": _technologies,
+}
+"""What is drawn, by file name."""
+
+
+def _figure(comparison: Comparison, title: str, panels: int) -> tuple[Figure, list[Axes]]:
+    machine, network = comparison.machine, comparison.network
+    sizes = "-".join(str(n) for n in (network.features, *(n for _, n in network.shapes)))
+    figure = Figure(figsize=(5.4 * panels + 1.4, 3.9), layout="constrained")
+    figure.suptitle(f"{title}\n{sizes} on {machine.rows}x{machine.cols} PEs, batch 1", fontsize=12.5)
+    axes = figure.subplots(1, panels, squeeze=False)[0]
+    return figure, list(axes)
+
+
+def _stack(
+    axes: Axes,
+    parts: dict[str, list],
+    colours: Mapping[str, str],
+    unit: str,
+    titles: dict[str, str],
+    legend: bool = True,
+) -> None:
+    """Horizontal stacked bars, a bar a rule, its total at the end, a part's share inside where there is room."""
+    totals = [sum(values) for values in zip(*parts.values(), strict=True)]
+    left = [0.0] * len(totals)
+    limit = max(totals) or 1
+    for part, values in parts.items():
+        if not any(values):
+            continue
+        axes.barh(
+            range(len(totals)), values, left=left, color=colours[part], height=0.62,
+            label=titles.get(part, part), edgecolor="white", linewidth=0.6,
+        )  # fmt: skip
+        for y, value in enumerate(values):
+            if len(parts) > 1 and value > 0.1 * limit:
+                dark = colours[part] in (YELLOW, SKY, GREY, ORANGE, PINK)
+                axes.annotate(
+                    _short(value), (left[y] + value / 2, y), ha="center", va="center", fontsize=9,
+                    color="black" if dark else "white",
+                )  # fmt: skip
+        left = [a + b for a, b in zip(left, values, strict=True)]
+    for y, total in enumerate(totals):
+        axes.annotate(f" {_short(total)}", (total, y), va="center", fontsize=10, fontweight="bold")
+    axes.set_yticks(range(len(totals)), [MODEL[rule] for rule in NAMES])
+    axes.invert_yaxis()
+    axes.set_xlim(0, limit * 1.16)
+    axes.set_xlabel(unit)
+    axes.xaxis.set_major_formatter(_tick)
+    _plain(axes)
+    if legend:
+        axes.legend(
+            loc="upper center", bbox_to_anchor=(0.5, -0.2), ncols=3, frameon=False, fontsize=9,
+            handlelength=1.2, columnspacing=1.2,
+        )  # fmt: skip
+
+
+def _plain(axes: Axes) -> None:
+    """Only the lines that say something."""
+    axes.spines[["top", "right", "left"]].set_visible(False)
+    axes.tick_params(axis="y", length=0)
+    axes.grid(axis="x", color="#e5e5e5", linewidth=0.8)
+    axes.set_axisbelow(True)
+
+
+def _short(value: float) -> str:
+    """Three figures and a letter."""
+    for scale, letter in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
+        if abs(value) >= scale:
+            return f"{_figures(value / scale)}{letter}"
+    return _figures(value) if value != int(value) else f"{value:.0f}"
+
+
+def _figures(value: float) -> str:
+    """Three figures, zeros at the end kept."""
+    return f"{value:.{max(0, 2 - int(math.log10(abs(value))))}f}" if abs(value) >= 1 else f"{value:.2g}"
+
+
+def _tick(value: float, _: object) -> str:
+    """A number on an axis: no more figures than it needs."""
+    for scale, letter in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
+        if abs(value) >= scale:
+            return f"{value / scale:g}{letter}"
+    return f"{value:g}"
