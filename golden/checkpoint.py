@@ -1,8 +1,9 @@
 """Files that a training leaves: checkpoints and weights, written whole or not at all.
 
-A file is written beside its target, flushed to the disk, and renamed over it; then the directory entry is flushed
-too. So whatever happens, the target is the old file or the new one, and once `save_checkpoint` has returned, the new
-one stays. Files are `.npz` archives without time stamps: equal contents are equal bytes.
+A file is written beside its target, flushed to the disk, and renamed over it; then the directory
+entry is flushed too. So whatever happens, the target is the old file or the new one, and once
+`save_checkpoint` has returned, the new one stays. Files are `.npz` archives without time stamps:
+equal contents are equal bytes.
 """
 
 import hashlib
@@ -31,7 +32,9 @@ __all__ = [
 ]
 
 Parameters = list[tuple[np.ndarray, np.ndarray]]
-"""A network's parameters in layer order: `(weight (n_out, n_in), bias (n_out,))`; int16 codes or floats."""
+"""A network's parameters in layer order: `(weight (n_out, n_in), bias (n_out,))`; int16 codes or
+floats.
+"""
 
 FORMAT = "entrain checkpoint 1"
 EPOCH_OF_ZIP = (1980, 1, 1, 0, 0, 0)
@@ -43,9 +46,9 @@ UNREADABLE = (OSError, ValueError, KeyError, TypeError, EOFError, zipfile.BadZip
 class Checkpoint:
     """A training at rest.
 
-    `identity` names everything that must stay the same for a resumed run to reach bit-equal weights (network, rule,
-    arithmetic, seed, data); `progress` is what `golden.train` counts (epoch, sample, history: JSON values);
-    `state` is the backend's `state_dict()`.
+    `identity` names everything that must stay the same for a resumed run to reach bit-equal weights
+    (network, rule, arithmetic, seed, data); `progress` is what `golden.train` counts (epoch,
+    sample, history: JSON values); `state` is the backend's `state_dict()`.
     """
 
     identity: dict[str, str]
@@ -94,7 +97,9 @@ def save_checkpoint(path: Path, checkpoint: Checkpoint) -> None:
 
 
 def load_checkpoint(path: Path, identity: Mapping[str, str] | None = None) -> Checkpoint:
-    """Reads a checkpoint. Raises SpecError when it is not one, or when it belongs to another run than `identity`."""
+    """Reads a checkpoint. Raises SpecError when it is not one, or when it belongs to another run
+    than `identity`.
+    """
     try:
         with np.load(path, allow_pickle=False) as archive:
             meta = json.loads(str(archive[META][()]))
@@ -151,16 +156,19 @@ def load_weights(path: Path, shapes: Sequence[tuple[int, int]] | None = None) ->
                     f"{path}: layer{i}_weight: shape must be {(n_out, n_in)}, got {weight.shape}"
                 )
             if bias.shape != (n_out,):
-                raise SpecError(f"{path}: layer{i}_bias: shape must be {(n_out,)}, got {bias.shape}")
+                raise SpecError(
+                    f"{path}: layer{i}_bias: shape must be {(n_out,)}, got {bias.shape}"
+                )
     return found
 
 
 def weights_sha256(parameters: Sequence[tuple[np.ndarray, np.ndarray]]) -> str:
     """SHA-256 over the parameters alone, so that backends with equal weights give equal hashes.
 
-    The bytes hashed are, in layer order, the weight `(n_out, n_in)` in C order, then the bias `(n_out,)`; integer
-    codes as little-endian int16, floats little-endian in their own width. No names, shapes or padding.
-    Raises ValueError for a code outside of int16: it could not have come from the machine.
+    The bytes hashed are, in layer order, the weight `(n_out, n_in)` in C order, then the bias
+    `(n_out,)`; integer codes as little-endian int16, floats little-endian in their own width. No
+    names, shapes or padding. Raises ValueError for a code outside of int16: it could not have come
+    from the machine.
     """
     digest = hashlib.sha256()
     for layer in parameters:

@@ -1,7 +1,9 @@
-"""Data sets: handwritten digits without a file, Keras `.npz` and IDX by path; the codes that the machine is fed.
+"""Data sets: handwritten digits without a file, Keras `.npz` and IDX by path; the codes that the
+machine is fed.
 
-A pixel is kept as it is stored (8 bits), read as a float between 0 and 1, and fed as a code of 8 bits with 7
-fraction bits: `x = min(127, floor(pixel·128 + 0.5))`, 0…127. Every backend, float too, trains on the codes.
+A pixel is kept as it is stored (8 bits), read as a float between 0 and 1, and fed as a code of 8
+bits with 7 fraction bits: `x = min(127, floor(pixel·128 + 0.5))`, 0…127. Every backend, float too,
+trains on the codes.
 """
 
 import gzip
@@ -37,9 +39,10 @@ GZIP_MAGIC = b"\x1f\x8b"
 class Dataset:
     """Images with labels, split into training and test.
 
-    `name`: for messages and reports; `raw_train`, `raw_test`: uint8 `(N, features)` as stored; `full_scale`: the raw
-    value of a pixel that is 1.0; `y_train`, `y_test`: int64 `(N,)`, 0…classes-1; `classes`: the largest label + 1;
-    `image_shape`: what one row of `raw_train` is, e.g. `(28, 28)`.
+    `name`: for messages and reports; `raw_train`, `raw_test`: uint8 `(N, features)` as stored;
+    `full_scale`: the raw value of a pixel that is 1.0; `y_train`, `y_test`: int64 `(N,)`,
+    0…classes-1; `classes`: the largest label + 1; `image_shape`: what one row of `raw_train` is,
+    e.g. `(28, 28)`.
     """
 
     name: str
@@ -87,7 +90,9 @@ class Dataset:
 
 
 def pixel_codes(raw: np.ndarray, full_scale: int) -> np.ndarray:
-    """int8 codes of uint8 pixels, `min(127, floor(128·raw/full_scale + 1/2))`, in exact integer arithmetic."""
+    """int8 codes of uint8 pixels, `min(127, floor(128·raw/full_scale + 1/2))`, in exact integer
+    arithmetic.
+    """
     doubled = np.arange(256, dtype=np.int64) * (2 << CODE_FRACTION_BITS)
     table = np.minimum(127, (doubled + full_scale) // (2 * full_scale)).astype(np.int8)
     return table[raw]
@@ -96,9 +101,9 @@ def pixel_codes(raw: np.ndarray, full_scale: int) -> np.ndarray:
 def load_dataset(source: str | Path | None = None, network: Network | None = None) -> Dataset:
     """Reads a data set: None or `digits` the embedded digits, else a path.
 
-    A path is a `.npz` with Keras' keys, a folder with the four IDX files under their canonical names (plain or
-    gzipped), or any one of those four. Raises SpecError, one line, for everything that is not such a data set or,
-    given `network`, does not fit it.
+    A path is a `.npz` with Keras' keys, a folder with the four IDX files under their canonical
+    names (plain or gzipped), or any one of those four. Raises SpecError, one line, for everything
+    that is not such a data set or, given `network`, does not fit it.
     """
     if source is None or str(source) == "digits":
         dataset = load_digits()
@@ -121,7 +126,9 @@ def load_dataset(source: str | Path | None = None, network: Network | None = Non
 
 
 def load_digits() -> Dataset:
-    """scikit-learn's 1797 digits of 8x8 pixels (0…16), shuffled once for all: 1437 for training, 360 for test."""
+    """scikit-learn's 1797 digits of 8x8 pixels (0…16), shuffled once for all: 1437 for training,
+    360 for test.
+    """
     from sklearn.datasets import load_digits as sklearn_digits
 
     raw, labels = sklearn_digits(return_X_y=True)
@@ -163,7 +170,9 @@ def _load_npz(path: Path) -> Dataset:
             for key in KERAS_KEYS:
                 arrays[key] = archive[key]
     except (OSError, ValueError, EOFError, AttributeError, zipfile.BadZipFile, zlib.error) as error:
-        raise SpecError(f"{path}: must be a readable .npz without pickles ({_line(error)})") from None
+        raise SpecError(
+            f"{path}: must be a readable .npz without pickles ({_line(error)})"
+        ) from None
     return _dataset(path, {key: f"{path}: {key}" for key in KERAS_KEYS}, arrays)
 
 
@@ -181,7 +190,9 @@ def _load_idx(path: Path) -> Dataset:
 
 
 def _idx_key(path: Path) -> str | None:
-    """Which part of a data set an IDX file's name says it is; `train-images.idx3-ubyte` is seen too."""
+    """Which part of a data set an IDX file's name says it is; `train-images.idx3-ubyte` is seen
+    too.
+    """
     name = path.name.removesuffix(".gz").replace(".idx", "-idx")
     return next((key for key, stem in IDX_STEMS.items() if stem == name), None)
 
@@ -195,7 +206,9 @@ def _read_idx(path: Path) -> np.ndarray:
     except (OSError, EOFError, zlib.error) as error:
         raise SpecError(f"{path}: must be a readable IDX file ({_line(error)})") from None
     if len(content) < 4 or content[:2] != b"\0\0":
-        raise SpecError(f"{path}: IDX must begin with two zero bytes, got {content[:4].hex() or 'none'}")
+        raise SpecError(
+            f"{path}: IDX must begin with two zero bytes, got {content[:4].hex() or 'none'}"
+        )
     kind, dimensions = content[2], content[3]
     if kind != IDX_UBYTE:
         raise SpecError(f"{path}: IDX type must be 0x08 (unsigned byte), got 0x{kind:02x}")
@@ -227,7 +240,9 @@ def _dataset(path: Path, where: dict[str, str], arrays: dict[str, np.ndarray]) -
         if y.min() < 0:
             raise SpecError(f"{at_y}: labels must be 0 or more, got {y.min()}")
         if y.max() > 254:
-            raise SpecError(f"{at_y}: labels must be 254 or less (255 is 'no label'), got {y.max()}")
+            raise SpecError(
+                f"{at_y}: labels must be 254 or less (255 is 'no label'), got {y.max()}"
+            )
     image_shape = arrays["x_train"].shape[1:]
     if arrays["x_test"].shape[1:] != image_shape:
         raise SpecError(

@@ -1,11 +1,13 @@
-"""The network in floating point: the equations, a trainer of them that is fast at batch 1, and the baselines.
+"""The network in floating point: the equations, a trainer of them that is fast at batch 1, and the
+baselines.
 
-`forward` and `gradients` are the reference, float64, one line an equation (the rules' part is in `golden.rules`).
-`FloatBackend` trains with plain SGD at batch 1 through compiled loops, tested equal to the reference to float64
-rounding; it runs in float32 unless told otherwise.
+`forward` and `gradients` are the reference, float64, one line an equation (the rules' part is in
+`golden.rules`). `FloatBackend` trains with plain SGD at batch 1 through compiled loops, tested
+equal to the reference to float64 rounding; it runs in float32 unless told otherwise.
 
-The recipe's shifts set the float rates too: the machine leaves the factor `1/T` of a gradient out, so its rate `2^-shift`
-is `T·2^-shift` here. BP and DFA take the output layer's rate for every layer.
+The recipe's shifts set the float rates too: the machine leaves the factor `1/T` of a gradient out,
+so its rate `2^-shift` is `T·2^-shift` here. BP and DFA take the output layer's rate for every
+layer.
 """
 
 from collections.abc import Mapping, Sequence
@@ -45,7 +47,9 @@ INPUT_SCALE = 2.0**-7
 PREDICT_ROWS = 4096
 """Rows of a prediction held in float at a time."""
 FAST_MATH = {"reassoc", "contract", "arcp", "nsz"}
-"""Sums in any order, so that loops become vector instructions; infinities and NaN keep their meaning."""
+"""Sums in any order, so that loops become vector instructions; infinities and NaN keep their
+meaning.
+"""
 RULE_CODES = {name: code for code, name in enumerate(RULES)}
 
 
@@ -268,11 +272,13 @@ def _error(scores, label, inverse_temperature, error):
 
 @njit(cache=True)
 def _train(rule, weights, biases, matrices, constants, x, labels, predictions, scratch):
-    """SGD over samples in order; `scratch` (3, layers + 1, widest): activations, signals, class scores."""
+    """SGD over samples in order; `scratch` (3, layers + 1, widest): activations, signals, class
+    scores.
+    """
     slope, inverse_output, inverse_hidden, hidden_rate, output_rate = constants
     layers = len(weights)
     values, signals, small = scratch
-    zero, one = slope.dtype.type(0), slope.dtype.type(1)
+    zero, one = x.dtype.type(0), x.dtype.type(1)
     for n in range(labels.size):
         values[0, : x.shape[1]] = x[n]
         for layer in range(layers):

@@ -1,14 +1,16 @@
 """Learning rules in float64, as equations: what each says about a hidden layer's learning signal.
 
-A layer computes `z = x Wᵀ + b`, a hidden one then `y = f(z)` with a leaky ReLU, and `y` is the next layer's input. The output
-layer is a plain linear classifier, `e = ∂L/∂z = (softmax(z/T) - onehot)/T` of its own cross-entropy. A rule gives
-`δ = ∂(its loss)/∂z` for every hidden layer; all else is common: `∂/∂W = δᵀ x`, `∂/∂b = Σ δ`.
+A layer computes `z = x Wᵀ + b`, a hidden one then `y = f(z)` with a leaky ReLU, and `y` is the next
+layer's input. The output layer is a plain linear classifier, `e = ∂L/∂z = (softmax(z/T) -
+onehot)/T` of its own cross-entropy. A rule gives `δ = ∂(its loss)/∂z` for every hidden layer; all
+else is common: `∂/∂W = δᵀ x`, `∂/∂b = Σ δ`.
 
-LLS (Apolinario, Roy and Roy, arXiv 2405.15868): a fixed matrix `C`, K x n, turns a layer's output into class scores
-`s = C â`, `â = y/‖y‖`, and the layer descends the cross-entropy of `softmax(s/T)` with the label, alone.
+LLS (Apolinario, Roy and Roy, arXiv 2405.15868): a fixed matrix `C`, K x n, turns a layer's output
+into class scores `s = C â`, `â = y/‖y‖`, and the layer descends the cross-entropy of `softmax(s/T)`
+with the label, alone.
 
-Shapes: a batch is `(N, n)`; a single sample may be `(n,)` with a scalar label, and then every signal is `(n,)`.
-Losses are summed over the batch, so a batch of one is batch 1.
+Shapes: a batch is `(N, n)`; a single sample may be `(n,)` with a scalar label, and then every
+signal is `(n,)`. Losses are summed over the batch, so a batch of one is batch 1.
 """
 
 import math
@@ -53,7 +55,9 @@ STREAM_FEEDBACK = 2
 
 @dataclass(frozen=True)
 class Trace:
-    """A forward pass: `inputs[l]` and `pre[l]` are `x` and `z` of layer l; `pre[-1]` are the output scores."""
+    """A forward pass: `inputs[l]` and `pre[l]` are `x` and `z` of layer l; `pre[-1]` are the output
+    scores.
+    """
 
     inputs: list[np.ndarray]
     pre: list[np.ndarray]
@@ -80,7 +84,9 @@ class Rule(Protocol):
 
 
 def temperature(shift: int = 0) -> float:
-    """`2^shift/(2 ln 2)`: with it `softmax(s/T)` is `4^(s/2^shift)` normalised, which hardware does by shifting."""
+    """`2^shift/(2 ln 2)`: with it `softmax(s/T)` is `4^(s/2^shift)` normalised, which hardware does
+    by shifting.
+    """
     return 2.0**shift / (2 * math.log(2))
 
 
@@ -116,7 +122,9 @@ def output_error(scores: np.ndarray, labels: np.ndarray, T: float) -> np.ndarray
 
 
 def basis_matrix(kind: str, classes: int, n: int) -> np.ndarray:
-    """`C`, float64 `(classes, n)`: `square` and `walsh` as the machine has them, `sine` and `cosine` unrounded."""
+    """`C`, float64 `(classes, n)`: `square` and `walsh` as the machine has them, `sine` and
+    `cosine` unrounded.
+    """
     if kind in ("sine", "cosine"):
         arguments = reduced_arguments(classes, n)
         return np.sin(arguments) if kind == "sine" else np.cos(arguments)
@@ -124,7 +132,9 @@ def basis_matrix(kind: str, classes: int, n: int) -> np.ndarray:
 
 
 def local_scores(a: np.ndarray, C: np.ndarray) -> np.ndarray:
-    """`s = C â` of latents `a`, `(…, n)` to `(…, K)`. A zero latent has no direction: its scores are 0."""
+    """`s = C â` of latents `a`, `(…, n)` to `(…, K)`. A zero latent has no direction: its scores
+    are 0.
+    """
     return _direction(a)[0] @ C.T
 
 
@@ -174,7 +184,9 @@ class BackPropagation:
 
 
 class DFA:
-    """Direct feedback alignment: the output error reaches each hidden layer through a fixed random matrix."""
+    """Direct feedback alignment: the output error reaches each hidden layer through a fixed random
+    matrix.
+    """
 
     name = "dfa"
 
@@ -193,7 +205,9 @@ class DFA:
 
 
 class Frozen:
-    """Hidden layers stay at random; only the output layer learns. The control that a rule must beat."""
+    """Hidden layers stay at random; only the output layer learns. The control that a rule must
+    beat.
+    """
 
     name = "frozen"
 
@@ -205,7 +219,9 @@ class Frozen:
 
 
 def make_rule(name: str, network: Network, seed: int = 0, basis: str | None = None) -> Rule:
-    """The rule of that name for a network; `seed` draws DFA's feedback, `basis` replaces the network's."""
+    """The rule of that name for a network; `seed` draws DFA's feedback, `basis` replaces the
+    network's.
+    """
     widths = [n_out for _, n_out in network.shapes[:-1]]
     if name == "lls":
         kind = network.basis if basis is None else basis

@@ -1,9 +1,10 @@
 """Training on any backend: epochs, progress, checkpoints.
 
-A backend holds a network and trains it sample by sample (batch 1): the float model, the bit-exact model and the
-compiled Verilog are used through the same few methods, so this loop is the same for all, and whoever reads one
-training has read them all. Everything random comes from the seed: the initial weights from `initial_parameters`,
-the order of epoch `n` from `epoch_order(seed, n)`; what a backend draws itself (LFSR steps) is in its state.
+A backend holds a network and trains it sample by sample (batch 1): the float model, the bit-exact
+model and the compiled Verilog are used through the same few methods, so this loop is the same for
+all, and whoever reads one training has read them all. Everything random comes from the seed: the
+initial weights from `initial_parameters`, the order of epoch `n` from `epoch_order(seed, n)`; what
+a backend draws itself (LFSR steps) is in its state.
 """
 
 import signal
@@ -55,8 +56,9 @@ STREAM_INITIAL, STREAM_ORDER = 0, 1
 
 @dataclass(frozen=True)
 class TrainReport:
-    """What `Backend.train` saw: `predictions` int64 `(N,)`, made before each sample's own update; `cycles` of the
-    design's clock for these samples, None where there is no clock."""
+    """What `Backend.train` saw: `predictions` int64 `(N,)`, made before each sample's own update;
+    `cycles` of the design's clock for these samples, None where there is no clock.
+    """
 
     predictions: np.ndarray
     cycles: int | None = None
@@ -65,8 +67,9 @@ class TrainReport:
 class Backend(Protocol):
     """A network that can be trained, batch 1.
 
-    `train` on samples A and then B must leave the same state as one call on both; and a backend that is given the
-    `state_dict` of another with an equal `identity` must go on to bit-equal weights.
+    `train` on samples A and then B must leave the same state as one call on both; and a backend
+    that is given the `state_dict` of another with an equal `identity` must go on to bit-equal
+    weights.
     """
 
     @property
@@ -75,9 +78,10 @@ class Backend(Protocol):
         ...
 
     def identity(self) -> Mapping[str, str]:
-        """What must be equal for two runs to reach bit-equal weights: at least `network`
-        (see `network_identity`), `rule`, `arithmetic`; the machine where it matters. Equal for the bit-exact model
-        and the Verilog, so that either resumes the other."""
+        """What must be equal for two runs to reach bit-equal weights: at least `network` (see
+        `network_identity`), `rule`, `arithmetic`; the machine where it matters. Equal for the
+        bit-exact model and the Verilog, so that either resumes the other.
+        """
         ...
 
     def train(self, x: np.ndarray, labels: np.ndarray) -> TrainReport:
@@ -85,7 +89,9 @@ class Backend(Protocol):
         ...
 
     def predict(self, x: np.ndarray) -> np.ndarray:
-        """Class of each row of x, int64 `(N,)`: the lowest class with the largest score. Changes no state."""
+        """Class of each row of x, int64 `(N,)`: the lowest class with the largest score. Changes no
+        state.
+        """
         ...
 
     def parameters(self) -> Parameters:
@@ -107,8 +113,9 @@ class Backend(Protocol):
 
 @dataclass(frozen=True)
 class Epoch:
-    """A finished epoch. Accuracies in percent: `train_accuracy` of the predictions made while training,
-    `test_accuracy` after it; `cycles` of this epoch's training, None without a clock."""
+    """A finished epoch. Accuracies in percent: `train_accuracy` of the predictions made while
+    training, `test_accuracy` after it; `cycles` of this epoch's training, None without a clock.
+    """
 
     epoch: int
     train_accuracy: float
@@ -119,8 +126,9 @@ class Epoch:
 
 @dataclass(frozen=True)
 class TrainResult:
-    """A finished training: `history` has one entry an epoch, earlier runs of a resumed training included;
-    `samples` and `cycles` count all of them; `seconds` is this run's wall clock."""
+    """A finished training: `history` has one entry an epoch, earlier runs of a resumed training
+    included; `samples` and `cycles` count all of them; `seconds` is this run's wall clock.
+    """
 
     history: tuple[Epoch, ...]
     samples: int
@@ -139,7 +147,9 @@ class TrainResult:
 
 
 class TrainingInterrupted(KeyboardInterrupt):
-    """Ctrl-C or SIGTERM ended a training between two samples; the message says where it can be resumed."""
+    """Ctrl-C or SIGTERM ended a training between two samples; the message says where it can be
+    resumed.
+    """
 
 
 def epoch_order(seed: int, epoch: int, samples: int) -> np.ndarray:
@@ -149,7 +159,9 @@ def epoch_order(seed: int, epoch: int, samples: int) -> np.ndarray:
 
 
 def initial_parameters(shapes: Iterable[tuple[int, int]], seed: int) -> Parameters:
-    """Random float64 parameters for layers `(n_in, n_out)`: uniform in ±1/sqrt(n_in), bias included."""
+    """Random float64 parameters for layers `(n_in, n_out)`: uniform in ±1/sqrt(n_in), bias
+    included.
+    """
     random = np.random.RandomState([STREAM_INITIAL, seed])
     parameters = []
     for n_in, n_out in shapes:
@@ -161,7 +173,8 @@ def initial_parameters(shapes: Iterable[tuple[int, int]], seed: int) -> Paramete
 
 def initial_codes(shapes: Sequence[tuple[int, int]], seed: int) -> Parameters:
     """`initial_parameters` as the machine's int16 codes: weights with 14 fraction bits, biases with
-    `7 + in_frac`, where the input of the first layer has 7 fraction bits and later inputs have 4."""
+    `7 + in_frac`, where the input of the first layer has 7 fraction bits and later inputs have 4.
+    """
     parameters = []
     for index, (weight, bias) in enumerate(initial_parameters(shapes, seed)):
         bias_fraction = 7 + (7 if index == 0 else 4)
@@ -184,7 +197,8 @@ def accuracy(predictions: np.ndarray, labels: np.ndarray) -> float:
 
 
 class Progress:
-    """Tells on a stream how far a training is: on a terminal one line that is rewritten, else a line an epoch.
+    """Tells on a stream how far a training is: on a terminal one line that is rewritten, else a
+    line an epoch.
 
     `quiet` says nothing at all. One object serves one training.
     """
@@ -205,7 +219,9 @@ class Progress:
         """The clock starts now, `done` samples came from a checkpoint."""
         self._began, self._done_before = time.monotonic(), done
 
-    def update(self, done: int, total: int, epoch: int, epochs: int, correct: int, seen: int) -> None:
+    def update(
+        self, done: int, total: int, epoch: int, epochs: int, correct: int, seen: int
+    ) -> None:
         """Samples done of total; the epoch (from 0) of epochs; its right predictions of those seen."""
         now = time.monotonic()
         if not self._live or (now - self._last < self.INTERVAL and done < total):
@@ -258,11 +274,12 @@ def train_epochs(
 ) -> TrainResult:
     """Trains for `epochs` epochs, each over the whole training set in the order of `epoch_order`.
 
-    With a `checkpoint_path`, the training is saved there after every epoch, every 30 s, and when it is interrupted;
-    if the file exists, the training goes on from it, to the same bits as without the interruption. A checkpoint
-    of another network, rule, arithmetic, seed or data set, or of more epochs, raises SpecError. Ctrl-C and SIGTERM end
-    the training between two chunks of samples with TrainingInterrupted; a second Ctrl-C ends it at once.
-    `on_epoch` is called for every epoch that this run finishes.
+    With a `checkpoint_path`, the training is saved there after every epoch, every 30 s, and when it
+    is interrupted; if the file exists, the training goes on from it, to the same bits as without
+    the interruption. A checkpoint of another network, rule, arithmetic, seed or data set, or of
+    more epochs, raises SpecError. Ctrl-C and SIGTERM end the training between two chunks of samples
+    with TrainingInterrupted; a second Ctrl-C ends it at once. `on_epoch` is called for every epoch
+    that this run finishes.
     """
     if epochs < 1:
         raise SpecError(f"epochs: must be 1 or more, got {epochs}")
@@ -284,7 +301,9 @@ def train_epochs(
             raise SpecError(f"{path}: checkpoint does not fit this backend ({error})") from None
         if (run.epoch, run.sample) > (epochs, 0):
             trained = run.epoch + run.sample / len(dataset.y_train)
-            raise SpecError(f"{path}: checkpoint has {trained:.4g} epochs, more than epochs = {epochs}")
+            raise SpecError(
+                f"{path}: checkpoint has {trained:.4g} epochs, more than epochs = {epochs}"
+            )
         progress.line(f"resumed from {path}: epoch {run.epoch + 1}, sample {run.sample}")
 
     def save() -> None:
@@ -373,7 +392,9 @@ class _Run:
 
 
 def _next_chunk(samples: int, seconds: float) -> int:
-    """Samples that should take SECONDS_A_CHUNK; at most twice the last, as a first call may compile."""
+    """Samples that should take SECONDS_A_CHUNK; at most twice the last, as a first call may
+    compile.
+    """
     return max(1, min(2 * samples, int(samples * SECONDS_A_CHUNK / max(seconds, 1e-6))))
 
 

@@ -27,8 +27,12 @@ _TREE_STAGES = 3
 
 
 def score_bits(machine: Machine) -> int:
-    """Bits of a hidden layer's class score: `max_neurons` activations of at most 128."""
-    return signed_bits(machine.max_neurons << (ACT_BITS - 1))
+    """Bits of a hidden layer's class score, before it saturates.
+
+    It lies within -128 n ... 128 n - 1: to reach 128 n all entries would have to be -1, but that of
+    latent 0 is 1 (walsh) or 0, and those of sine are less than 1.
+    """
+    return signed_bits((machine.max_neurons << (ACT_BITS - 1)) - 1)
 
 
 class ClassLanes(wiring.Component):

@@ -54,9 +54,9 @@ class Core(wiring.Component):
         if basis.classes != classes:
             raise SpecError("basis.classes", f"must equal classes ({classes})", basis.classes)
         self.machine, self.classes, self.basis = machine, classes, basis
-        # Here and not in elaborate(), so that what cannot be built is refused at once.
+        # Made here and not in elaborate(), so that a machine that does not do is refused at once.
         self._results = ResultFifo(machine, classes)
-        self._maintenance = Maintenance(machine)
+        self._signal = LearningSignal(machine, classes, basis)
         super().__init__(
             {
                 "bus": In(BusSignature(address_bits(machine))),
@@ -73,13 +73,13 @@ class Core(wiring.Component):
         m.submodules.bus = bus = Bus(machine)
         m.submodules.loader = loader = InputLoader(machine, self.classes)
         m.submodules.sequencer = sequencer = Sequencer(machine)
-        m.submodules.maintenance = maintenance = self._maintenance
+        m.submodules.maintenance = maintenance = Maintenance(machine)
         m.submodules.activations = activations = ActivationMemory(machine)
         m.submodules.array = array = Array(machine)
         m.submodules.bias = bias = BiasUnit(machine)
         m.submodules.post = post = PostProcess(machine)
         m.submodules.writeback = writeback = Writeback(machine)
-        m.submodules.signal = signal = LearningSignal(machine, self.classes, self.basis)
+        m.submodules.signal = signal = self._signal
         m.submodules.results = results = self._results
         m.submodules.counters = counters = Counters()
 

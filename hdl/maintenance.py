@@ -7,7 +7,6 @@ from amaranth.lib import wiring
 from amaranth.lib.wiring import In, Out
 
 from hdl.array import Array, Op
-from spec.errors import SpecError
 from spec.lfsr import STATE_BITS
 from spec.machine import WEIGHT_BITS, Machine
 
@@ -40,20 +39,10 @@ class Maintenance(wiring.Component):
         To and from the array.
     bias_advance : Out
         One step of the bias unit's LFSR.
-
-    Raises
-    ------
-    SpecError
-        When the weight memories are too small to advance: an UPDATE step writes back what it read, so
-        that steps in flight need different addresses.
     """
 
     def __init__(self, machine: Machine):
         self._machine = machine
-        if machine.weight_depth < Array.WRITE_LATENCY:
-            raise SpecError(
-                "weight_depth", f"must be at least {Array.WRITE_LATENCY}", machine.weight_depth
-            )
         super().__init__(
             {
                 "waiting": In(1),
@@ -116,7 +105,8 @@ class Maintenance(wiring.Component):
         with m.If(self.waiting):
             m.d.comb += self.bias_advance.eq(self.advancing_bias)
             with m.If(self.advancing_array):
-                # Neighbouring steps never share an address, so each writes back the word it read.
+                # `weight_depth` is at least 5 for this: steps in flight share no address, so each
+                # writes back the word that it read.
                 m.d.comb += [
                     self.step_valid.eq(1),
                     self.step_op.eq(Op.UPDATE),

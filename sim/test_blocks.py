@@ -13,6 +13,7 @@ NARROW = replace(load_machine("ice40up5k"), name="narrow", rows=4, cols=2, weigh
 ODD = replace(TINY, name="odd", rows=3, cols=5, weight_depth=48, max_fan_in=32, max_neurons=32)
 """Neither rows nor columns are powers of two."""
 SINGLE = replace(TINY, name="single", rows=1, cols=1)
+"""No skew, and addresses of no bits for row and column."""
 
 
 def machine_name(machine: Machine) -> str:
@@ -25,12 +26,12 @@ def test_pe(machine):
     run_bench(Design("pe", machine), "bench_pe")
 
 
-@pytest.mark.parametrize("machine", [TINY, NARROW, ODD], ids=machine_name)
+@pytest.mark.parametrize("machine", [TINY, NARROW, ODD, SINGLE], ids=machine_name)
 def test_array(machine):
     run_bench(Design("array", machine), "bench_array")
 
 
-@pytest.mark.parametrize("machine", [TINY, ODD], ids=machine_name)
+@pytest.mark.parametrize("machine", [TINY, ODD, SINGLE], ids=machine_name)
 def test_activation_memory(machine):
     run_bench(Design("activation_memory", machine), "bench_activation_memory")
 

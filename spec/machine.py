@@ -109,7 +109,8 @@ class Machine:
         # LFSRs need R*C + 1 <= 1025 different starting points of the 65535: always so here.
         check_int("rows", self.rows, 1, 32)
         check_int("cols", self.cols, 1, 32)
-        check_int("weight_depth", self.weight_depth, 2, 1 << 16)
+        # Advancing the LFSRs writes words back as they were; five such steps are in flight.
+        check_int("weight_depth", self.weight_depth, 5, 1 << 16)
         check_int("activation_depth", self.activation_depth, 4, 1 << 16)
         # max_neurons < 2^16 keeps the norm below 2^30, so msb <= 29 and k <= 15: every shift by
         # score_shift + k fits the 5 bits (0 to 31) of the softmax's shifter.

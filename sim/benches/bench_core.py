@@ -127,7 +127,9 @@ class Bench:
 
     async def compare(self, when: str) -> None:
         """Read every weight and bias by the bus and compare."""
+        self.sink.pause()
         got = await self.host.read_parameters(self.program)
+        self.sink.resume()
         for number, (pair, golden) in enumerate(zip(got, self.golden.parameters(), strict=True)):
             for name, array, expected in zip(("weight", "bias"), pair, golden, strict=True):
                 wrong = np.argwhere(array != expected)

@@ -4,7 +4,7 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 import numpy as np
-from cocotb.triggers import FallingEdge, RisingEdge
+from cocotb.triggers import FallingEdge, First, RisingEdge, Timer
 
 from sim.benches.streams import Stalls, signed
 from spec import memory_map
@@ -16,8 +16,8 @@ __all__ = ["Bus", "Host", "Parameters"]
 Parameters = list[tuple[np.ndarray, np.ndarray]]
 """Weight ``(n_out, n_in)`` and bias ``(n_out,)`` of each layer, int16."""
 
-_PATIENCE = 200_000
-"""Cycles without progress after which the bus is dead."""
+_PATIENCE = 2_000_000
+"""Nanoseconds (200,000 cycles) without progress after which the bus is dead."""
 
 
 class Bus:
@@ -37,9 +37,10 @@ class Bus:
         dut, waiting = self._dut, list(requests)
         waiting.reverse()
         answers: list[int] = []
-        outstanding = idle = 0
+        outstanding = 0
         offered = False
         while waiting or outstanding:
+            answered = len(answers)
             if not offered and waiting and next(self._permissions):
                 address, data = waiting[-1]
                 dut.bus__req_valid.value = 1
@@ -53,19 +54,28 @@ class Bus:
                 assert outstanding, "bus: a response although no read is outstanding"
                 answers.append(int(dut.bus__rsp_data.value))
                 outstanding -= 1
-                idle = 0
             if taken:
                 outstanding += waiting.pop()[1] is None
-                idle = 0
-            idle += 1
-            assert idle < _PATIENCE, (
-                f"bus: nothing moved for {idle} cycles, {len(waiting)} requests and {outstanding} answers open"
-            )
             await RisingEdge(dut.clk)
             if taken:
                 dut.bus__req_valid.value = 0
                 offered = False
+            elif answered == len(answers) and (offered or not waiting):
+                # Nothing moved, and only the core can change that: no need to look every cycle.
+                await self._core_moves(len(waiting), outstanding)
         return answers
+
+    async def _core_moves(self, waiting: int, outstanding: int) -> None:
+        """Wait until the core takes a request or answers one; returns in the high half of that cycle."""
+        dut = self._dut
+        ready, answer = dut.bus__req_ready, dut.bus__rsp_valid
+        if int(answer.value) or (waiting and int(ready.value)):
+            return
+        edges = [RisingEdge(answer), *([RisingEdge(ready)] if waiting else [])]
+        moved = await First(*edges, limit := Timer(_PATIENCE, unit="ns"))
+        assert moved is not limit, (
+            f"bus: nothing moved for {_PATIENCE} ns, {waiting} requests and {outstanding} answers open"
+        )
 
     async def read(self, address: int) -> int:
         """One word."""

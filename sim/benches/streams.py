@@ -14,7 +14,7 @@ from typing import Any
 import cocotb
 import numpy as np
 from cocotb.clock import Clock
-from cocotb.triggers import FallingEdge, RisingEdge
+from cocotb.triggers import Event, FallingEdge, RisingEdge
 
 from sim.benches import context
 
@@ -180,11 +180,16 @@ class Monitor:
         self._permissions = permissions
         self._sink = sink
         self._ready.value = 0
+        self._moving = Event()
+        self._moving.set()
         self._task = cocotb.start_soon(self._run())
 
     async def _run(self) -> None:
         waiting: int | None = None
         while True:
+            if not self._moving.is_set():
+                self._ready.value = 0
+                await self._moving.wait()
             ready = next(self._permissions)
             self._ready.value = ready
             await FallingEdge(self._clk)
@@ -205,6 +210,10 @@ class Monitor:
         if self._task.done():
             self._task.result()
 
-    def stop(self) -> None:
-        """Stop taking beats."""
-        self._task.cancel()
+    def pause(self) -> None:
+        """Take nothing, and cost no time, until :meth:`resume`; what comes meanwhile has to wait."""
+        self._moving.clear()
+
+    def resume(self) -> None:
+        """Take beats again. Call it right after a rising edge."""
+        self._moving.set()

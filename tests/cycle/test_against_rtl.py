@@ -1,12 +1,17 @@
 """The cycle simulator against the compiled Verilog: every phase of every layer, over many shapes."""
 
 import random
+from functools import cache
 
 import numpy as np
 import pytest
 
+import sim.rtl.backend
+from hdl.core import Core
+from hdl.verilog import to_verilog
 from sim.cycle.model import CYCLE_PHASES, inference_step, training_step
 from sim.rtl.backend import RtlBackend
+from spec.basis import Basis
 from spec.machine import Machine
 from spec.network import FullyConnected, Network, Recipe
 from spec.timing import Phase
@@ -54,11 +59,15 @@ def cycles_of(step) -> list[dict[str, int]]:
     return [{phase: n for phase, n in layer.cycles.items() if phase != "finish"} for layer in step.layers]
 
 
+@pytest.mark.filterwarnings("ignore::amaranth.hdl.UnusedElaboratable")
 @pytest.mark.parametrize("design", DESIGNS, ids=lambda d: f"{d[0]}x{d[1]}-{d[3]}")
-def test_every_phase_of_every_layer(design):
+def test_every_phase_of_every_layer(design, monkeypatch):
     rows, cols, classes, basis = design
     machine = machine_of(rows, cols)
     draw = np.random.RandomState(0)
+    # All these networks run on one design: its Verilog is written once.
+    written = cache(lambda: to_verilog(Core(machine, classes, Basis(basis, classes)), "top"))
+    monkeypatch.setattr(sim.rtl.backend, "to_verilog", lambda core, name: written())
     for network in networks(*design):
         x = draw.randint(0, 128, (SAMPLES, network.features)).astype(np.int8)
         labels = draw.randint(0, classes, SAMPLES)

@@ -65,11 +65,10 @@ class Page:
             last = number == len(network.shapes) - 1
             w, b = self.w[number], self.b[number]
             z = [sum(w[j][i] * x[i] for i in range(n_in)) + b[j] * 128 for j in range(n_out)]
-            trains = label is not None and (last or self.train_hidden)
             if last:
                 score = [_sat(_rnd(v, 14 + in_frac - 9), 20) for v in z]
                 scores.append(score)
-                if trains:
+                if label is not None:
                     e = self.error(score, label, 9)
                     delta = [min(max(_rnd(v, 1), -127), 127) for v in e]
                     rate = 7 + in_frac + recipe.output_rate_shift - 14
@@ -77,7 +76,7 @@ class Page:
                 return score.index(max(score)), scores
             a = [_sat(_rnd(v >> 3 if v < 0 else v, 14 + in_frac - 4), 8) for v in z]
             scores.append(None)
-            if trains:
+            if label is not None and self.train_hidden:
                 delta, score, k = self.hidden(a, [v < 0 for v in z], label)
                 scores[-1] = score
                 rate = 6 + in_frac + recipe.hidden_rate_shift - 14 - 4 + k
@@ -303,7 +302,7 @@ def test_softmax_of_corner_scores() -> None:
     one = [0, 256, 0]
     assert np.abs(fixed.softmax(np.array([low, high, low]), 0) - one).max() <= 8
     assert np.abs(fixed.softmax(np.array([low, high, low]), 9) - one).max() <= 8
-    # 13 whole powers of two below the largest are none at all, and 12 are one in 4096.
+    # 13 powers of two below the largest is none at all.
     assert fixed.softmax(np.array([0, -(13 << 8)]), 9)[1] == 0
     even = fixed.softmax(np.zeros(4, dtype=np.int64), 0)
     assert len(set(even.tolist())) == 1

@@ -1,5 +1,6 @@
 """The learning-signal unit against the equations of a training step, every score, error and signal."""
 
+import gc
 import random
 from dataclasses import replace
 
@@ -236,6 +237,21 @@ def test_many_classes():
         run(machine, basis, layers)
 
 
+def test_large_projection():
+    """Many small activations along one class and a large one: its signal is almost all projection."""
+    machine = replace(load_machine("tiny"), max_neurons=512)
+    basis = Basis("square", 10)
+    row = basis.table(512)[4].tolist()
+    layers = []
+    for large in (127, -128):
+        values = [5 * entry for entry in row]
+        values[7] = large
+        layer = Layer(machine, basis, values, [1] * 512, label=3)
+        assert abs(layer.q) * 127 >> (7 + 2) > 511, "not a large projection"
+        layers.append((layer, 1))
+    run(machine, basis, layers)
+
+
 @pytest.mark.filterwarnings("ignore::amaranth.hdl.UnusedElaboratable")
 def test_refuses():
     machine = load_machine("tiny")
@@ -243,3 +259,4 @@ def test_refuses():
         LearningSignal(machine, 4, Basis("walsh", 5))
     with pytest.raises(SpecError, match="max_neurons"):
         LearningSignal(machine, 9, Basis("walsh", 9))
+    gc.collect()  # so that the complaint about unused components comes while it is ignored

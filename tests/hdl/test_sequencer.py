@@ -163,7 +163,7 @@ def test_phases(rows, cols):
     async def bench(ctx):
         ctx.set(dut.input_words, input_words)
         in_wait = True
-        for sample in range(12):
+        for _ in range(12):
             if in_wait:
                 layers = [descriptor(rng, m, n, count, train=int(rng.randrange(4) > 0))
                           for count in (rng.randint(1, 3),) for n in range(count)]  # fmt: skip
