@@ -21,6 +21,7 @@ import numpy as np
 from spec.errors import SpecError
 
 __all__ = [
+    "UNREADABLE",
     "Checkpoint",
     "Parameters",
     "load_checkpoint",
@@ -39,7 +40,18 @@ floats.
 FORMAT = "entrain checkpoint 1"
 EPOCH_OF_ZIP = (1980, 1, 1, 0, 0, 0)
 META, STATE = "meta", "state/"
-UNREADABLE = (OSError, ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile, zlib.error)
+UNREADABLE = (
+    OSError,
+    ValueError,
+    KeyError,
+    TypeError,
+    EOFError,
+    RuntimeError,
+    MemoryError,
+    zipfile.BadZipFile,
+    zlib.error,
+)
+"""What NumPy and zipfile raise for files that are cut, altered, encrypted or something else."""
 
 
 @dataclass(frozen=True)
@@ -114,7 +126,7 @@ def load_checkpoint(path: Path, identity: Mapping[str, str] | None = None) -> Ch
     except UNREADABLE as error:
         raise SpecError(f"{path}: must be a checkpoint of entrain ({_reason(error)})") from None
     if identity is not None:
-        for key in sorted(found.identity.keys() | identity.keys()):
+        for key in {**identity, **found.identity}:
             was, now = found.identity.get(key, "nothing"), identity.get(key, "nothing")
             if was != now:
                 raise SpecError(

@@ -8,7 +8,6 @@ trains on the codes.
 
 import gzip
 import hashlib
-import zipfile
 import zlib
 from dataclasses import dataclass
 from functools import cached_property
@@ -16,6 +15,7 @@ from pathlib import Path
 
 import numpy as np
 
+from golden.checkpoint import UNREADABLE
 from spec.errors import SpecError
 from spec.network import Network
 
@@ -158,21 +158,20 @@ def require_fit(dataset: Dataset, network: Network) -> None:
 
 def _load_npz(path: Path) -> Dataset:
     """A `.npz` with Keras' keys."""
-    arrays = {}
+    arrays: dict[str, np.ndarray] = {}
     try:
         with np.load(path, allow_pickle=False) as archive:
-            missing = [key for key in KERAS_KEYS if key not in archive.files]
-            if missing:
-                raise SpecError(
-                    f"{path}: keys must include {', '.join(KERAS_KEYS)}, "
-                    f"got {', '.join(sorted(archive.files)) or 'none'}"
-                )
-            for key in KERAS_KEYS:
-                arrays[key] = archive[key]
-    except (OSError, ValueError, EOFError, AttributeError, zipfile.BadZipFile, zlib.error) as error:
-        raise SpecError(
-            f"{path}: must be a readable .npz without pickles ({_line(error)})"
-        ) from None
+            found = sorted(archive.files)
+            arrays = {key: archive[key] for key in KERAS_KEYS if key in found}
+    except UNREADABLE as error:
+        reason = f"must be a readable .npz without pickles ({_line(error)})"
+        raise SpecError(f"{path}: {reason}") from None
+    if len(arrays) < len(KERAS_KEYS):
+        rule = f"keys must include {', '.join(KERAS_KEYS)}"
+        raise SpecError(f"{path}: {rule}, got {', '.join(found) or 'none'}")
+    for key, array in arrays.items():
+        if not isinstance(array, np.ndarray):
+            raise SpecError(f"{path}: {key} must be an array, as numpy.savez writes it")
     return _dataset(path, {key: f"{path}: {key}" for key in KERAS_KEYS}, arrays)
 
 

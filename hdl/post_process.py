@@ -77,13 +77,14 @@ class PostProcess(wiring.Component):
         shifted = Signal(signed(self.machine.acc_bits - base), reset_less=True)
         rounded = round_shift(shifted, 1)
         neg = Signal()
+        aligned = Cat(Const(0, BIAS_LEFT_SHIFT), self.bias_data).as_signed()
         m.d.comb += [
             self.bias_pop.eq(self.acc_valid),
             neg.eq(z < 0),
             shift.eq(Mux(neg & ~self.is_output, sloped, plain)),
         ]
         m.d.sync += [
-            z.eq(truncate(self.acc_data + Cat(Const(0, BIAS_LEFT_SHIFT), self.bias_data).as_signed(), len(z))),
+            z.eq(truncate(self.acc_data + aligned, len(z))),
             plain.eq(self.act_shift - _MIN_SHIFT),
             sloped.eq(self.act_shift - _MIN_SHIFT + _SLOPE_SHIFT),
             shifted.eq(z[base:].as_signed() >> shift),

@@ -204,33 +204,39 @@ def run_bench(
     chosen = seed(default_seed)
     digest = hashlib.sha256(repr((design, bench, case, sorted(parameters.items()))).encode())
     work = BUILD / "runs" / f"{simulator()}-{bench}-{case or 'all'}-{digest.hexdigest()[:10]}"
-    shutil.rmtree(work, ignore_errors=True)
-    work.mkdir(parents=True)
-    content = {
-        "design": design,
-        "seed": chosen,
-        "parameters": parameters,
-        "inputs": _inputs((folder / "top.v").read_text()),
-    }
-    (work / "bench.pickle").write_bytes(pickle.dumps(content))
-
-    failures = _run_once(folder, work, bench, case, chosen, waves=False)
-    if not failures:
-        return
-    _run_once(folder, work, bench, case, chosen, waves=True)
-    # Icarus writes its waveform beside the build, Verilator in the working folder.
-    waves = [*work.glob("dump.vcd"), *folder.glob("*.fst")]
-    raise BenchError(
-        "\n".join(
-            [
-                f"{design.name}, bench {bench}: {len(failures)} failed on {simulator()}",
-                *failures,
-                f"seed: SEED={chosen}",
-                f"log: {work / 'run.log'}",
-                f"waveform: {waves[0] if waves else 'none was written'}",
-            ]
+    work.mkdir(parents=True, exist_ok=True)
+    # Two runs of one test, from two terminals perhaps, take turns.
+    with (work / "lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        for path in work.iterdir():
+            if path.name != "lock":
+                shutil.rmtree(path, ignore_errors=True) if path.is_dir() else path.unlink()
+        content = {
+            "design": design,
+            "seed": chosen,
+            "parameters": parameters,
+            "inputs": _inputs((folder / "top.v").read_text()),
+        }
+        (work / "bench.pickle").write_bytes(pickle.dumps(content))
+        failures = _run_once(folder, work, bench, case, chosen, waves=False)
+        if failures:
+            _run_once(folder, work, bench, case, chosen, waves=True)
+            # Icarus writes its waveform beside the build, Verilator in the working folder.
+            for waveform in folder.glob("*.fst"):
+                shutil.move(waveform, work)
+    if failures:
+        waves = [*work.glob("dump.vcd"), *work.glob("*.fst")]
+        raise BenchError(
+            "\n".join(
+                [
+                    f"{design.name}, bench {bench}: {len(failures)} failed on {simulator()}",
+                    *failures,
+                    f"seed: SEED={chosen}",
+                    f"log: {work / 'run.log'}",
+                    f"waveform: {waves[0] if waves else 'none was written'}",
+                ]
+            )
         )
-    )
 
 
 def _run_once(folder: Path, work: Path, bench: str, case: str | None, chosen: int, waves: bool) -> list[str]:

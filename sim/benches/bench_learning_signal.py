@@ -128,9 +128,7 @@ class Bench:
             last = number == length - 1
             allowed = ("report_valid", "done") if last else ("report_valid",)
             await self.cycle(allowed, in_valid=0, go=number == 0)
-            assert not last or int(dut.done.value), (
-                f"done: not in cycle {length} of the signal phase; inputs {inputs}"
-            )
+            assert not last or int(dut.done.value), f"done: not in cycle {length} of the signal phase; inputs {inputs}"
             await self.cycles.next()
         self.report.done(self.reports)
         if layer.is_output:

@@ -111,7 +111,7 @@ def run(args: argparse.Namespace, argv: list[str]) -> int:
     print("LLS equals the RTL cycle by cycle; BP and DFA are models, no hardware yet.\n")
     print(comparison.to_text())
     for rule, better in (("BP", values["bp_better"]), ("DFA", values["dfa_better"])):
-        print(f"\n{rule} beats LLS in: {', '.join(better) or 'nothing here'}")
+        print(f"\n{rule} beats LLS in: {'; '.join(better) or 'nothing here'}")
     holds = all(comparison.verdict_survives.values())
     print(f"\nLLS against BP in energy: {'the same' if holds else 'NOT the same'} verdict by every technology table")
     print(f"-> {folder / 'report.md'}, {folder / 'comparison.csv'}, figures beside them, {path}")

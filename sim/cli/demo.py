@@ -128,8 +128,9 @@ def run(args: argparse.Namespace, argv: list[str]) -> int:
 
     values["utilization"] = comparison.metrics["lls"]["utilization"]
     values["seconds"] = time.monotonic() - began
-    values["files"] = sorted(str(path.relative_to(folder)) for path in folder.rglob("*.*") if path.is_file())
     report = write_text(folder / "report.md", _report(args, machine, network, values, comparison))
+    written = (path.relative_to(folder) for path in folder.rglob("*.*") if path.is_file())
+    values["files"] = sorted(str(path) for path in written if path.name != "metrics.json")
     write_metrics(folder, args, machine, network, values, UNITS)
     say(f"Done in {values['seconds']:.0f} s. Look at")
     for path, what in (

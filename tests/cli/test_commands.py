@@ -1,6 +1,7 @@
 """What each command leaves, and how a training is interrupted and resumed."""
 
 import csv
+import hashlib
 import json
 import os
 import signal
@@ -14,6 +15,9 @@ from sim.cli import main
 from sim.cycle.model import training_step
 from spec.machine import load_machine
 from spec.network import load_network
+
+SMALL = ("--machine", "ice40up5k", "--network", "ice40up5k")
+"""64-48-10: one hidden layer, a design that compiles fast."""
 
 
 def run(*words):
@@ -87,7 +91,7 @@ def test_simulate_prices_by_the_technology(tmp_path):
 
 
 def test_compare(tmp_path, capsys):
-    run("compare", "--machine", "mnist", "--network", "mnist-128", "--out", tmp_path)
+    run("compare", *SMALL, "--out", tmp_path)
     metrics = metrics_of(tmp_path)
     assert set(metrics["rules"]) == {"lls", "bp", "dfa"}
     # With one hidden layer BP needs fewer multiplications: the report must say so.
@@ -170,6 +174,63 @@ def test_ctrl_c_saves_and_says_how_to_go_on(tmp_path):
     assert not (tmp_path / "metrics.json").exists()
     # It is really there: a run that asks for fewer epochs than it has is told so.
     assert main(["train", "--epochs", "1", "--resume", "--quiet", "--out", str(tmp_path)]) == 2
+
+
+def test_rtl_ends_with_the_weights_of_golden_and_goes_on_from_them(tmp_path):
+    run("train", *SMALL, "--backend", "golden", "--epochs", 2, "--quiet", "--out", tmp_path / "golden")
+    # Golden's checkpoint of one epoch is resumed by the Verilog.
+    run("train", *SMALL, "--backend", "golden", "--epochs", 1, "--quiet", "--out", tmp_path / "rtl")
+    words = ("--backend", "rtl", "--epochs", 2, "--quiet", "--resume", "--out", tmp_path / "rtl")
+    run("train", *SMALL, *words)
+    golden, rtl = metrics_of(tmp_path / "golden"), metrics_of(tmp_path / "rtl")
+    assert golden["weights_sha256"] == rtl["weights_sha256"]
+    assert golden["test_accuracy"] == rtl["test_accuracy"]
+    # Golden has no clock, so cycles are those of the second epoch.
+    step = training_step(load_machine("ice40up5k"), load_network("ice40up5k"))
+    assert rtl["history"][1]["cycles"] == 1437 * step.cycles and rtl["cycles"] is None
+
+
+def test_rtl_counts_cycles(tmp_path):
+    run("train", *SMALL, "--backend", "rtl", "--epochs", 1, "--rule", "frozen", "--quiet", "--out", tmp_path)
+    metrics = metrics_of(tmp_path)
+    step = training_step(load_machine("ice40up5k"), load_network("ice40up5k"), train_hidden=False)
+    assert metrics["cycles"] == 1437 * step.cycles and metrics["cycles_per_sample"] == step.cycles
+
+
+def test_generate(tmp_path, capsys):
+    run("generate", *SMALL, "--out", tmp_path)
+    metrics = metrics_of(tmp_path)
+    verilog = tmp_path / metrics["verilog"]
+    first = verilog.read_bytes()
+    assert hashlib.sha256(first).hexdigest() == metrics["verilog_sha256"]
+    assert f"module {metrics['top']}".encode() in first
+    description = json.loads((tmp_path / metrics["description"]).read_text())
+    assert description["verilog"]["sha256"] == metrics["verilog_sha256"]
+    assert metrics["weight_words_used_per_pe"] <= metrics["weight_words_per_pe"]
+    run("generate", *SMALL, "--out", tmp_path)
+    assert verilog.read_bytes() == first
+
+
+def test_demo(tmp_path, capsys):
+    run("demo", *SMALL, "--epochs", 3, "--replay", 60, "--aim", 80, "--out", tmp_path)
+    metrics = metrics_of(tmp_path)
+    assert metrics["replay_equal"] and metrics["cycles_equal"] and metrics["replayed_samples"] == 60
+    assert metrics["test_accuracy"] >= 80
+    for name in metrics["files"]:
+        assert (tmp_path / name).is_file(), name
+    assert (tmp_path / "learning.png").exists() and (tmp_path / "verilog/entrain_core.v").exists()
+    said = capsys.readouterr().out
+    assert "equal in every bit" in said and "Look at" in said
+    # Again, and too high an aim: it says so, and the folder is that of the new run.
+    assert main(["demo", *SMALL, "--epochs", "1", "--replay", "5", "--aim", "99.9", "--out", str(tmp_path)]) == 1
+    assert "misses the aim" in capsys.readouterr().err
+
+
+def test_a_compiler_that_is_missing_is_said_in_a_line(tmp_path, capsys, monkeypatch):
+    monkeypatch.setenv("CXX", "no-such-compiler")
+    assert main(["train", *SMALL, "--backend", "rtl", "--quiet", "--out", str(tmp_path)]) == 1
+    err = capsys.readouterr().err
+    assert "no-such-compiler" in err and len(err.splitlines()) == 1
 
 
 def test_a_reader_that_leaves_is_no_error(tmp_path):

@@ -210,7 +210,7 @@ def test_data_that_is_no_archive(refused, own, tmp_path):
     assert "d.npz" in refused("train", "--data", path, *own())
 
 
-def test_resume_needs_a_checkpoint_of_the_same_run(refused, own, tmp_path, capsys):
+def test_resume_needs_a_checkpoint_of_the_same_run(refused, own, tmp_path, capsys, monkeypatch):
     data, options, out = save_data(tmp_path / "d.npz"), own(), tmp_path / "run"
     words = ["train", "--data", str(data), *options, "--quiet"]
     assert "does not exist" in refused(*words, "--resume", out=out)
@@ -220,6 +220,9 @@ def test_resume_needs_a_checkpoint_of_the_same_run(refused, own, tmp_path, capsy
     resume = [*words, "--resume"]
     assert "seed" in refused(*resume, "--epochs", "3", "--seed", "1", out=out)
     assert "--epochs" in refused(*resume, "--epochs", "1", out=out)
+    # Found out before the Verilog is compiled: without a compiler that would be another error.
+    monkeypatch.setenv("CXX", "no-such-compiler")
+    assert "seed" in refused(*resume, "--epochs", "3", "--seed", "1", "--backend", "rtl", out=out)
     assert "arithmetic" in refused(*resume, "--epochs", "3", "--backend", "float", out=out)
     assert "rule" in refused(*resume, "--epochs", "3", "--rule", "frozen", out=out)
     other = save_data(tmp_path / "d.npz", y_train=(np.arange(12) + 1) % 3)

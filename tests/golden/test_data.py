@@ -1,0 +1,203 @@
+"""Data sets: codes, the embedded digits, every file format, and every refusal in one line."""
+
+import gzip
+import hashlib
+import struct
+import zipfile
+from fractions import Fraction
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from golden.data import IDX_STEMS, load_dataset, load_digits, pixel_codes
+from spec.errors import SpecError
+from spec.network import FullyConnected, Network, Recipe
+
+PINNED_DIGITS = "3166c6a3e6d3e3bd6d840c9bf94f217f0ef6e614b530ac67174e06c8234673d4"
+SHAPES = {"x_train": (6, 3, 4), "y_train": (6,), "x_test": (4, 3, 4), "y_test": (4,)}
+
+
+@pytest.fixture
+def arrays() -> dict[str, np.ndarray]:
+    """A small data set of 3x4 images and labels 0…4; all pixel values at the ends of their range too."""
+    random = np.random.default_rng(1)
+    arrays = {key: random.integers(0, 256, shape, dtype=np.uint8) for key, shape in SHAPES.items()}
+    arrays["x_train"][0, 0, :2] = 0, 255
+    for key in ("y_train", "y_test"):
+        arrays[key] %= 5
+    arrays["y_train"][0] = 4
+    return arrays
+
+
+def network(features: int, classes: int) -> Network:
+    return Network("net", (features,), classes, "walsh", (FullyConnected(classes),), Recipe(6, 6))
+
+
+def idx(array: np.ndarray, kind: int = 8) -> bytes:
+    header = bytes([0, 0, kind, array.ndim]) + struct.pack(f">{array.ndim}I", *array.shape)
+    return header + array.tobytes()
+
+
+def write_idx(folder: Path, arrays: dict[str, np.ndarray], gzipped: bool = False) -> Path:
+    for key, stem in IDX_STEMS.items():
+        content = idx(arrays[key])
+        name = f"{stem}.gz" if gzipped else stem
+        (folder / name).write_bytes(gzip.compress(content) if gzipped else content)
+    return folder
+
+
+def refused(path: Path, network: Network | None = None) -> str:
+    """The message of the refusal, which must be one line that names the file."""
+    with pytest.raises(SpecError) as caught:
+        load_dataset(path, network)
+    message = str(caught.value)
+    assert "\n" not in message
+    return message
+
+
+@pytest.mark.parametrize("full_scale", [16, 255])
+def test_codes_are_the_rounded_pixels(full_scale: int) -> None:
+    raw = np.arange(full_scale + 1, dtype=np.uint8)
+    exact = [
+        min(127, (Fraction(int(value), full_scale) * 128 + Fraction(1, 2)).__floor__())
+        for value in raw
+    ]
+    codes = pixel_codes(raw, full_scale)
+    assert codes.dtype == np.int8
+    assert codes.tolist() == exact
+    assert (codes[0], codes[-1]) == (0, 127)
+
+
+def test_digits_are_split_the_same_way_for_ever() -> None:
+    digits = load_digits()
+    assert digits.x_train.shape == (1437, 64) and digits.x_test.shape == (360, 64)
+    assert digits.x_train.dtype == np.int8 and digits.y_train.dtype == np.int64
+    assert (digits.features, digits.classes) == (64, 10)
+    assert np.array_equal(digits.x_train, np.minimum(digits.raw_train * 8.0, 127))
+    assert np.array_equal(digits.pixels_test * 16, digits.raw_test)
+    assert digits.sha256 == PINNED_DIGITS
+    # Every class is on both sides, and together they are the whole set.
+    assert set(digits.y_test.tolist()) == set(range(10))
+    both = np.sort(np.concatenate([digits.y_train, digits.y_test]))
+    assert np.bincount(both).tolist() == [178, 182, 177, 183, 181, 182, 181, 179, 174, 180]
+
+
+def test_the_hash_sees_labels_and_order(arrays: dict[str, np.ndarray], tmp_path: Path) -> None:
+    hashes = set()
+    for change in ("nothing", "label", "order"):
+        if change == "label":
+            arrays["y_test"][0] = (arrays["y_test"][0] + 1) % 5
+        if change == "order":
+            arrays["x_train"] = arrays["x_train"][::-1]
+        np.savez(tmp_path / "d.npz", **arrays)
+        hashes.add(load_dataset(tmp_path / "d.npz").sha256)
+    assert len(hashes) == 3
+    assert all(len(digest) == len(hashlib.sha256().hexdigest()) for digest in hashes)
+
+
+@pytest.mark.parametrize("form", ["npz", "folder", "gzipped folder", "file", "gzipped file"])
+def test_all_formats_give_the_same(
+    form: str, arrays: dict[str, np.ndarray], tmp_path: Path
+) -> None:
+    if form == "npz":
+        path = tmp_path / "data.npz"
+        np.savez_compressed(path, **arrays)
+    else:
+        path = write_idx(tmp_path, arrays, gzipped="gzipped" in form)
+        if form.endswith("file"):
+            path = next(path.glob("t10k-labels*"))
+    dataset = load_dataset(path, network(12, 5))
+    assert dataset.image_shape == (3, 4)
+    assert dataset.classes == 5
+    for part in ("train", "test"):
+        raw = arrays[f"x_{part}"].reshape(-1, 12)
+        assert np.array_equal(getattr(dataset, f"raw_{part}"), raw)
+        assert np.array_equal(getattr(dataset, f"x_{part}"), pixel_codes(raw, 255))
+        assert np.array_equal(getattr(dataset, f"pixels_{part}"), raw / 255)
+        assert np.array_equal(getattr(dataset, f"y_{part}"), arrays[f"y_{part}"])
+
+
+def test_labels_in_a_column_are_taken(arrays: dict[str, np.ndarray], tmp_path: Path) -> None:
+    np.savez(tmp_path / "d.npz", **{**arrays, "y_train": arrays["y_train"][:, None]})
+    assert np.array_equal(load_dataset(tmp_path / "d.npz").y_train, arrays["y_train"])
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"x_test": None}, "x_train, y_train, x_test, y_test"),
+        ({"x_train": np.zeros((6, 3, 4))}, "x_train: dtype must be uint8, got float64"),
+        ({"x_train": np.zeros(6, np.uint8)}, "x_train: shape must be"),
+        ({"x_train": np.zeros((0, 3, 4), np.uint8), "y_train": np.zeros(0, int)}, "none empty"),
+        ({"y_train": np.zeros(6)}, "y_train: dtype must be an integer, got float64"),
+        ({"y_train": np.zeros(5, int)}, "y_train: shape must be (6,)"),
+        ({"y_test": np.array([0, 1, -1, 2])}, "y_test: labels must be 0 or more, got -1"),
+        ({"y_test": np.array([0, 1, 255, 2])}, "y_test: labels must be 254 or less"),
+        ({"x_test": np.zeros((4, 4, 4), np.uint8)}, "x_test: images must have"),
+    ],
+)
+def test_a_wrong_npz_is_refused(
+    change: dict, words: str, arrays: dict[str, np.ndarray], tmp_path: Path
+) -> None:
+    path = tmp_path / "data.npz"
+    arrays = {key: value for key, value in {**arrays, **change}.items() if value is not None}
+    np.savez(path, **arrays)
+    message = refused(path)
+    assert message.startswith(str(path)) and words in message
+
+
+def test_a_file_that_is_no_npz_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "data.npz"
+    for content in (b"", b"no archive", b"PK\3\4 cut"):
+        path.write_bytes(content)
+        assert refused(path).startswith(str(path))
+    np.savez(path, x_train=np.array([{}], dtype=object), y_train=0, x_test=0, y_test=0)
+    assert refused(path).startswith(str(path))
+    with zipfile.ZipFile(path, "w") as archive:
+        for key in SHAPES:
+            archive.writestr(key, "text")
+    assert refused(path) == f"{path}: x_train must be an array, as numpy.savez writes it"
+    np.save(tmp_path / "array.npy", np.zeros(3))
+    (tmp_path / "array.npy").rename(path)
+    assert refused(path).startswith(str(path))
+
+
+def test_a_wrong_path_is_refused(tmp_path: Path) -> None:
+    assert "existing" in refused(tmp_path / "nowhere.npz")
+    (tmp_path / "data.csv").write_text("1,2\n")
+    assert "must be a .npz file" in refused(tmp_path / "data.csv")
+    assert IDX_STEMS["x_train"] in refused(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        (b"", "two zero bytes"),
+        (b"\x89PNG", "two zero bytes"),
+        (idx(np.zeros((6, 3, 4), np.uint8), kind=0x0D), "must be 0x08 (unsigned byte), got 0x0d"),
+        (b"\0\0\x08\x03\0\0\0\x06", "header must have 16 bytes, got 8"),
+        (idx(np.zeros((6, 3, 4), np.uint8))[:-1], "must have 72 data bytes, got 71"),
+        (idx(np.zeros((6, 3, 4), np.uint8)) + b"\0", "must have 72 data bytes, got 73"),
+        (b"\0\0\x08\x03" + b"\xff" * 12, "data bytes, got 0"),
+        (gzip.compress(idx(np.zeros((6, 3, 4), np.uint8)))[:-9], "readable IDX"),
+        (b"\x1f\x8bnot gzip", "readable IDX"),
+    ],
+)
+def test_a_wrong_idx_file_is_refused(
+    content: bytes, words: str, arrays: dict[str, np.ndarray], tmp_path: Path
+) -> None:
+    path = write_idx(tmp_path, arrays) / IDX_STEMS["x_train"]
+    path.write_bytes(content)
+    message = refused(tmp_path)
+    assert message.startswith(str(path)) and words in message
+
+
+def test_data_must_fit_the_network(arrays: dict[str, np.ndarray], tmp_path: Path) -> None:
+    path = tmp_path / "data.npz"
+    np.savez(path, **arrays)
+    assert "must have the 13 features of network net, got 12 (3x4)" in refused(path, network(13, 5))
+    assert "labels must lie in 0…3 for network net, got 4" in refused(path, network(12, 4))
+    load_dataset(path, network(12, 200))
+    with pytest.raises(SpecError, match="784 features"):
+        load_dataset("digits", network(784, 10))

@@ -1,0 +1,467 @@
+"""The training loop and its files: resumed to the same bits, refused when foreign, never half written."""
+
+import hashlib
+import io
+import json
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+import threading
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from golden import checkpoint as checkpoint_module
+from golden import train as train_module
+from golden.checkpoint import (
+    Checkpoint,
+    load_checkpoint,
+    load_weights,
+    save_checkpoint,
+    save_weights,
+    weights_sha256,
+)
+from golden.data import Dataset
+from golden.float_model import FloatBackend, float_baselines
+from golden.train import (
+    Backend,
+    Epoch,
+    Parameters,
+    Progress,
+    TrainingInterrupted,
+    TrainReport,
+    epoch_order,
+    initial_codes,
+    initial_parameters,
+    train_epochs,
+)
+from spec.errors import SpecError
+from spec.network import FullyConnected, Network, Recipe
+
+NETWORK = Network("net", (6,), 3, "walsh", (FullyConnected(5), FullyConnected(3)), Recipe(5, 4))
+SAMPLES = 37
+
+
+@pytest.fixture
+def dataset() -> Dataset:
+    """Three noisy patterns of six pixels: learnt in an epoch or two, not at once."""
+    random = np.random.RandomState(0)
+    labels = random.randint(0, 3, SAMPLES + 20).astype(np.int64)
+    patterns = random.randint(0, 256, (3, 6))
+    raw = np.clip(patterns[labels] + random.randint(-60, 61, (len(labels), 6)), 0, 255)
+    raw = raw.astype(np.uint8)
+    train, test = slice(None, SAMPLES), slice(SAMPLES, None)
+    return Dataset("toy", raw[train], labels[train], raw[test], labels[test], 255, 3, (6,))
+
+
+class Probe:
+    """A backend whose weights are a hash of all it was fed, in order: no sample may be lost or doubled.
+
+    It counts 7 cycles a sample, and raises a signal (or an exception) when it has seen `stop_at`
+    samples in this process.
+    """
+
+    def __init__(self, stop_at: int | None = None, how: int | BaseException = signal.SIGINT):
+        self.network = NETWORK
+        self.seen = 0
+        self._code = np.zeros((1, 1), np.int16)
+        self._stop_at, self._how = stop_at, how
+
+    def identity(self) -> dict[str, str]:
+        return {"network": "n", "rule": "lls", "arithmetic": "probe"}
+
+    def train(self, x: np.ndarray, labels: np.ndarray) -> TrainReport:
+        for row, label in zip(x, labels, strict=True):
+            digest = hashlib.sha256(self._code.tobytes() + row.tobytes() + bytes([label]))
+            self._code = np.frombuffer(digest.digest()[:2], "<i2").reshape(1, 1)
+            self.seen += 1
+            if self.seen == self._stop_at:
+                if isinstance(self._how, BaseException):
+                    raise self._how
+                os.kill(os.getpid(), self._how)
+        return TrainReport(labels.copy(), 7 * len(labels))
+
+    def predict(self, x: np.ndarray) -> np.ndarray:
+        return np.zeros(len(x), np.int64)
+
+    def parameters(self) -> Parameters:
+        return [(self._code.copy(), np.zeros(1, np.int16))]
+
+    def load_parameters(self, parameters: Parameters) -> None:
+        self._code = parameters[0][0]
+
+    def state_dict(self) -> dict[str, np.ndarray]:
+        return {"code": self._code.copy()}
+
+    def load_state_dict(self, state: Mapping[str, np.ndarray]) -> None:
+        self._code = state["code"]
+
+
+def run(
+    backend: Backend, dataset: Dataset, epochs: int = 3, path: Path | None = None, seed: int = 4
+):
+    return train_epochs(backend, dataset, epochs, seed, path, Progress(quiet=True))
+
+
+def test_every_epoch_is_another_permutation_of_the_seed() -> None:
+    orders = [epoch_order(seed, epoch, 50) for seed in (0, 1) for epoch in (0, 1)]
+    assert all(np.array_equal(np.sort(order), np.arange(50)) for order in orders)
+    assert len({order.tobytes() for order in orders}) == 4
+    assert np.array_equal(epoch_order(0, 1, 50), orders[1])
+
+
+def test_initial_codes_are_the_initial_parameters_rounded() -> None:
+    shapes = ((6, 5), (5, 3))
+    exact, codes = initial_parameters(shapes, 2), initial_codes(shapes, 2)
+    for (w, b), (wc, bc), bias_lsb in zip(exact, codes, (2.0**-14, 2.0**-11), strict=True):
+        assert wc.dtype == bc.dtype == np.int16
+        assert np.abs(wc * 2.0**-14 - w).max() <= 2.0**-15
+        assert np.abs(bc * bias_lsb - b).max() <= bias_lsb / 2
+    # One input: the bound is 1.0, still far inside of sQ2.14.
+    assert initial_codes([(1, 1000)], 0)[0][0].max() <= 2**14
+
+
+def test_the_result_tells_what_happened(dataset: Dataset) -> None:
+    told: list[Epoch] = []
+    backend = Probe()
+    result = train_epochs(backend, dataset, 3, 4, None, Progress(quiet=True), told.append)
+    assert backend.seen == result.samples == 3 * SAMPLES
+    assert result.cycles == 3 * SAMPLES * 7
+    assert tuple(told) == result.history
+    assert [entry.epoch for entry in told] == [1, 2, 3]
+    assert {entry.cycles for entry in told} == {7 * SAMPLES}
+    assert {entry.train_accuracy for entry in told} == {100.0}
+    zeros = 100 * float(np.mean(dataset.y_test == 0))
+    assert result.test_accuracy == zeros
+    assert result.weights_sha256 == weights_sha256(backend.parameters())
+    assert len({entry.weights_sha256 for entry in told}) == 3
+
+
+def test_every_epoch_feeds_every_sample_once_in_its_own_order(dataset: Dataset) -> None:
+    fed: list[np.ndarray] = []
+    told: list[np.ndarray] = []
+
+    class Recorder(Probe):
+        def train(self, x: np.ndarray, labels: np.ndarray) -> TrainReport:
+            fed.append(x)
+            told.append(labels)
+            return super().train(x, labels)
+
+    run(Recorder(), dataset, seed=9)
+    order = np.concatenate([epoch_order(9, epoch, SAMPLES) for epoch in range(3)])
+    assert np.array_equal(np.concatenate(fed), dataset.x_train[order])
+    assert np.array_equal(np.concatenate(told), dataset.y_train[order])
+
+
+def test_chunks_do_not_matter(dataset: Dataset, monkeypatch: pytest.MonkeyPatch) -> None:
+    expected = run(Probe(), dataset).history
+    for chunk in (1, 5, 1000):
+        monkeypatch.setattr(train_module, "_next_chunk", lambda *_, chunk=chunk: chunk)
+        assert run(Probe(), dataset).history == expected
+
+
+@pytest.mark.parametrize("stop_at", [1, 20, SAMPLES - 1, SAMPLES, SAMPLES + 1, 3 * SAMPLES - 1])
+@pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGTERM])
+def test_interrupted_and_resumed_is_uninterrupted(
+    stop_at: int, how: int, dataset: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(train_module, "_next_chunk", lambda *_: 4)
+    path = tmp_path / "run.ckpt"
+    handlers = [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)]
+    first = Probe(stop_at, how)
+    with pytest.raises(TrainingInterrupted, match=f"saved in {path}"):
+        run(first, dataset, path=path)
+    assert [signal.getsignal(n) for n in (signal.SIGINT, signal.SIGTERM)] == handlers
+    assert first.seen < 3 * SAMPLES or stop_at == 3 * SAMPLES - 1
+    second = Probe()
+    result = run(second, dataset, path=path)
+    assert first.seen + second.seen == 3 * SAMPLES
+    assert result.history == run(Probe(), dataset).history
+    assert (result.samples, result.cycles) == (3 * SAMPLES, 3 * SAMPLES * 7)
+
+
+def test_a_second_interrupt_ends_at_once(dataset: Dataset, tmp_path: Path) -> None:
+    class Twice(Probe):
+        def train(self, x: np.ndarray, labels: np.ndarray) -> TrainReport:
+            os.kill(os.getpid(), signal.SIGINT)
+            os.kill(os.getpid(), signal.SIGINT)
+            return super().train(x, labels)
+
+    backend = Twice()
+    with pytest.raises(KeyboardInterrupt) as caught:
+        run(backend, dataset, path=tmp_path / "run.ckpt")
+    assert not isinstance(caught.value, TrainingInterrupted)
+    assert backend.seen == 0 and not list(tmp_path.iterdir())
+
+
+def test_an_error_or_a_kill_loses_nothing_that_was_saved(dataset: Dataset, tmp_path: Path) -> None:
+    path = tmp_path / "run.ckpt"
+    with pytest.raises(ZeroDivisionError):
+        run(Probe(2 * SAMPLES + 5, ZeroDivisionError()), dataset, path=path)
+    assert load_checkpoint(path).progress["epoch"] == 2
+    backend = Probe()
+    assert run(backend, dataset, path=path).history == run(Probe(), dataset).history
+    assert backend.seen == SAMPLES
+
+
+def test_a_finished_training_is_not_repeated_and_can_be_longer(
+    dataset: Dataset, tmp_path: Path
+) -> None:
+    path = tmp_path / "run.ckpt"
+    result = run(Probe(), dataset, path=path)
+    again = Probe()
+    assert run(again, dataset, path=path).history == result.history
+    assert again.seen == 0
+    assert weights_sha256(again.parameters()) == result.weights_sha256
+    longer = run(again, dataset, epochs=5, path=path)
+    assert again.seen == 2 * SAMPLES
+    assert longer.history == run(Probe(), dataset, epochs=5).history
+
+
+def test_checkpoints_are_written_as_time_passes(
+    dataset: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(train_module, "SECONDS_A_CHECKPOINT", 0.0)
+    monkeypatch.setattr(train_module, "_next_chunk", lambda *_: 4)
+    path = tmp_path / "run.ckpt"
+    with pytest.raises(ZeroDivisionError):
+        run(Probe(SAMPLES + 11, ZeroDivisionError()), dataset, path=path)
+    progress = load_checkpoint(path).progress
+    # The first chunk of a run is one sample, later ones four here: 37 = 1 + 9·4, then 8 of 11.
+    assert (progress["epoch"], progress["sample"], progress["cycles"]) == (1, 8, 8 * 7)
+
+
+@pytest.mark.parametrize("rule", ["lls", "dfa"])
+def test_float_training_resumes_to_equal_bits(rule: str, dataset: Dataset, tmp_path: Path) -> None:
+    path = tmp_path / "run.ckpt"
+    whole = FloatBackend(NETWORK, rule, 3)
+    expected = run(whole, dataset, epochs=4)
+    run(FloatBackend(NETWORK, rule, 3), dataset, epochs=1, path=path)
+    resumed = FloatBackend(NETWORK, rule, 3)
+    result = run(resumed, dataset, epochs=4, path=path)
+    assert result.history == expected.history
+    for (w, b), (v, a) in zip(whole.parameters(), resumed.parameters(), strict=True):
+        assert np.array_equal(w, v) and np.array_equal(b, a)
+    assert len({entry.weights_sha256 for entry in expected.history}) == 4
+
+
+def test_a_killed_process_leaves_a_checkpoint_to_resume(dataset: Dataset, tmp_path: Path) -> None:
+    """SIGKILL while checkpoints are written without a pause: whatever is there is whole."""
+    path = tmp_path / "run.ckpt"
+    code = textwrap.dedent(
+        f"""
+        import sys
+        sys.path.insert(0, {str(Path(__file__).parent)!r})
+        import test_train as t
+        t.train_module.SECONDS_A_CHECKPOINT = 0.0
+        t.train_module._next_chunk = lambda *_: 1
+        dataset = t.dataset.__wrapped__()
+        print("started", flush=True)
+        t.run(t.Probe(), dataset, 10000, {str(path)!r})
+        """
+    )
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+    process = subprocess.Popen(
+        [sys.executable, "-c", code], stdout=subprocess.PIPE, env=environment
+    )
+    assert process.stdout is not None and process.stdout.readline() == b"started\n"
+    deadline = threading.Event()
+    while not path.exists() and process.poll() is None:
+        deadline.wait(0.01)
+    deadline.wait(0.2)
+    process.kill()
+    process.communicate()
+    saved = load_checkpoint(path)
+    done = saved.progress["epoch"] * SAMPLES + saved.progress["sample"]
+    assert done > 0
+    epochs = saved.progress["epoch"] + 1
+    backend = Probe()
+    result = run(backend, dataset, epochs=epochs, path=path)
+    assert backend.seen == epochs * SAMPLES - done
+    assert result.history == run(Probe(), dataset, epochs=epochs).history
+
+
+@pytest.mark.parametrize(
+    ("key", "change"),
+    [
+        ("seed", {"seed": 5}),
+        ("data", {"data": True}),
+        ("rule", {"backend": FloatBackend(NETWORK, "bp", 3)}),
+        ("rates", {"backend": FloatBackend(NETWORK, "lls", 3, hidden_rate=0.1)}),
+        ("arithmetic", {"backend": FloatBackend(NETWORK, "lls", 3, dtype=np.float64)}),
+        ("basis", {"backend": FloatBackend(NETWORK, "lls", 3, basis="sine")}),
+        (
+            "network",
+            {
+                "backend": FloatBackend(
+                    Network("net", (6,), 3, "walsh", (FullyConnected(3),), Recipe(5, 4)), "lls", 3
+                )
+            },
+        ),
+    ],
+)
+def test_a_foreign_checkpoint_is_refused(
+    key: str, change: dict, dataset: Dataset, tmp_path: Path
+) -> None:
+    path = tmp_path / "run.ckpt"
+    run(FloatBackend(NETWORK, "lls", 3), dataset, epochs=1, path=path)
+    before = path.read_bytes()
+    if "data" in change:
+        dataset = replace(dataset, y_train=np.roll(dataset.y_train, 1))
+    backend = change.get("backend", FloatBackend(NETWORK, "lls", 3))
+    kept = weights_sha256(backend.parameters())
+    with pytest.raises(SpecError, match=f"checkpoint has {key} .*, this run has") as caught:
+        run(backend, dataset, 2, path, change.get("seed", 4))
+    assert str(caught.value).startswith(str(path)) and "\n" not in str(caught.value)
+    assert path.read_bytes() == before and weights_sha256(backend.parameters()) == kept
+
+
+def test_a_longer_or_broken_checkpoint_is_refused(dataset: Dataset, tmp_path: Path) -> None:
+    path = tmp_path / "run.ckpt"
+    run(Probe(), dataset, epochs=3, path=path)
+    with pytest.raises(SpecError, match="has 3 epochs, more than epochs = 2"):
+        run(Probe(), dataset, epochs=2, path=path)
+    whole = path.read_bytes()
+    middle = len(whole) // 3
+    for content in (b"", b"x", whole[:-30], whole[:middle] + b"\xff\xff\xff" + whole[middle + 3 :]):
+        path.write_bytes(content)
+        with pytest.raises(SpecError, match="must be a checkpoint") as caught:
+            run(Probe(), dataset, path=path)
+        assert str(caught.value).startswith(str(path)) and "\n" not in str(caught.value)
+    saved = Checkpoint(
+        {**Probe().identity(), "seed": "4", "data": dataset.sha256}, {"epoch": 0}, {}
+    )
+    save_checkpoint(path, saved)
+    with pytest.raises(SpecError, match="does not fit"):
+        run(Probe(), dataset, path=path)
+    np.savez(path.with_suffix(".npz"), meta=np.array(json.dumps({"format": "other"})))
+    with pytest.raises(SpecError, match="format 'other'"):
+        load_checkpoint(path.with_suffix(".npz"))
+
+
+def test_wrong_arguments_are_refused(dataset: Dataset) -> None:
+    with pytest.raises(SpecError, match="epochs: must be 1 or more, got 0"):
+        run(Probe(), dataset, epochs=0)
+    for seed in (-1, 2**32):
+        with pytest.raises(SpecError, match=f"seed: must lie in .*, got {seed}"):
+            run(Probe(), dataset, seed=seed)
+    with pytest.raises(SpecError, match="labels must lie in 0…2"):
+        run(Probe(), replace(dataset, classes=4))
+
+
+@pytest.mark.parametrize("step", ["fsync", "replace"])
+def test_a_failed_write_leaves_the_old_file_alone(
+    step: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "weights.npz"
+    save_weights(path, initial_parameters([(3, 2)], 0))
+    before = path.read_bytes()
+
+    def fail(*_: object) -> None:
+        raise OSError("no space left on device")
+
+    monkeypatch.setattr(checkpoint_module.os, step, fail)
+    with pytest.raises(OSError, match="no space"):
+        save_weights(path, initial_parameters([(3, 2)], 1))
+    assert path.read_bytes() == before
+    assert [entry.name for entry in tmp_path.iterdir()] == ["weights.npz"]
+
+
+def test_the_new_file_is_flushed_before_it_takes_the_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls: list[str] = []
+    for name in ("fsync", "replace"):
+        original = getattr(os, name)
+
+        def spy(*arguments: object, name: str = name, original=original) -> None:
+            calls.append(name)
+            original(*arguments)
+
+        monkeypatch.setattr(checkpoint_module.os, name, spy)
+    save_weights(tmp_path / "weights.npz", initial_parameters([(3, 2)], 0))
+    assert calls == ["fsync", "replace", "fsync"]
+
+
+def test_weights_come_back_as_saved_and_equal_files_are_equal_bytes(tmp_path: Path) -> None:
+    parameters = initial_codes([(4, 3), (3, 2)], 1)
+    save_weights(tmp_path / "a.npz", parameters)
+    save_weights(tmp_path / "b", parameters)
+    assert (tmp_path / "a.npz").read_bytes() == (tmp_path / "b").read_bytes()
+    found = load_weights(tmp_path / "a.npz", [(4, 3), (3, 2)])
+    for (w, b), (v, a) in zip(parameters, found, strict=True):
+        assert w.dtype == v.dtype and np.array_equal(w, v) and np.array_equal(b, a)
+    with np.load(tmp_path / "a.npz") as archive:
+        assert archive.files == ["layer0_weight", "layer0_bias", "layer1_weight", "layer1_bias"]
+    with pytest.raises(SpecError, match=r"layer1_weight: shape must be \(5, 3\), got \(2, 3\)"):
+        load_weights(tmp_path / "a.npz", [(4, 3), (3, 5)])
+    with pytest.raises(SpecError, match="must hold 1 layers, got 2"):
+        load_weights(tmp_path / "a.npz", [(4, 3)])
+    np.savez(tmp_path / "c.npz", weight=parameters[0][0])
+    with pytest.raises(SpecError, match="keys must be layer0_weight"):
+        load_weights(tmp_path / "c.npz")
+    (tmp_path / "d.npz").write_text("no")
+    with pytest.raises(SpecError, match="must be weights"):
+        load_weights(tmp_path / "d.npz")
+
+
+def test_the_hash_is_over_little_endian_codes_in_layer_order() -> None:
+    weight, bias = np.array([[1, -2], [3, 32767]]), np.array([-32768, 5])
+    expected = hashlib.sha256(bytes.fromhex("0100feff0300ff7f" + "00800500")).hexdigest()
+    for kind in ("<i2", ">i2", "<i8", ">i4"):
+        assert weights_sha256([(weight.astype(kind), bias.astype(kind))]) == expected
+    fortran = np.asfortranarray(weight.astype(np.int16))
+    assert weights_sha256([(fortran, bias)]) == expected
+    assert weights_sha256([(weight.T, bias)]) != expected
+    floats = hashlib.sha256(bytes.fromhex("0000803f" + "00000040")).hexdigest()
+    for kind in ("<f4", ">f4"):
+        assert weights_sha256([(np.array([[1.0]], kind), np.array([2.0], kind))]) == floats
+    for code in (32768, -32769):
+        with pytest.raises(ValueError, match="outside of int16"):
+            weights_sha256([(np.array([[code]]), bias)])
+    with pytest.raises(ValueError, match="integers or floats"):
+        weights_sha256([(np.array([[True]]), bias)])
+
+
+class Terminal(io.StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
+def test_progress_is_one_line_on_a_terminal_and_a_line_an_epoch_elsewhere(
+    dataset: Dataset, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(train_module, "_next_chunk", lambda *_: 9)
+    monkeypatch.setattr(Progress, "INTERVAL", 0.0)
+    plain, terminal = io.StringIO(), Terminal()
+    for stream in (plain, terminal):
+        train_epochs(Probe(), dataset, 2, 0, None, Progress(stream))
+    zeros = 100 * float(np.mean(dataset.y_test == 0))
+    lines = plain.getvalue().splitlines()
+    assert len(lines) == 2 and "\r" not in plain.getvalue()
+    assert lines[1].startswith(f"epoch 2/2: training 100.00 %, test {zeros:.2f} % (0:0")
+    assert terminal.getvalue().count("\n") == 2
+    shown = terminal.getvalue().split("\r")
+    assert any("epoch 2/2 [#" in text and "ETA 0:00" in text for text in shown)
+
+
+def test_training_runs_outside_of_the_main_thread(dataset: Dataset) -> None:
+    results = []
+    thread = threading.Thread(target=lambda: results.append(run(Probe(), dataset)))
+    thread.start()
+    thread.join()
+    assert results[0].history == run(Probe(), dataset).history
+
+
+def test_baselines_train_each_rule_from_each_seed(dataset: Dataset) -> None:
+    results = float_baselines(NETWORK, dataset, 2, (0, 1), ("bp", "frozen"), Progress(quiet=True))
+    assert list(results) == ["bp", "frozen"]
+    hashes = {result.weights_sha256 for runs in results.values() for result in runs}
+    assert len(hashes) == 4
+    direct = run(FloatBackend(NETWORK, "frozen", 1), dataset, epochs=2, seed=1)
+    assert results["frozen"][1].history == direct.history

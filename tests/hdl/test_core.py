@@ -1,0 +1,218 @@
+"""The whole core in Amaranth's own simulator: it is loaded, trains, answers, and keeps its times.
+
+That its numbers are right is for the benches in `sim/`, which compare it with the bit-exact model.
+"""
+
+import gc
+import random
+from collections import Counter
+from dataclasses import replace
+
+import pytest
+from amaranth.sim import Simulator
+
+from hdl.core import Core
+from spec import memory_map
+from spec.basis import Basis
+from spec.errors import SpecError
+from spec.machine import load_machine
+from spec.network import NO_LABEL, FullyConnected, Network, Recipe, load_network
+from spec.program import compile_program, encode
+from spec.timing import (
+    ARGMAX_TAIL,
+    DELTA_LATENCY,
+    FINISH_CYCLES,
+    FORWARD_TAIL,
+    SETUP_CYCLES,
+    SIGNAL_TAIL,
+    UPDATE_TAIL,
+    Phase,
+    tile_interval,
+)
+
+TINY = load_machine("tiny")
+
+
+def network(*sizes, basis="square"):
+    return Network(
+        name="test", input_shape=(sizes[0],), classes=sizes[-1], basis=basis,
+        layers=tuple(FullyConnected(size) for size in sizes[1:]),
+        recipe=Recipe(hidden_rate_shift=4, output_rate_shift=4),
+    )  # fmt: skip
+
+
+def expected_phases(machine, program, classes, label):
+    """(phase, layer) -> cycles of one sample, from the contract."""
+    cycles = Counter()
+    for number, layer in enumerate(program.layers):
+        interval = tile_interval(layer.row_tiles, machine.cols)
+        issue = (layer.col_tiles - 1) * interval + layer.row_tiles
+        learns = bool(layer.train) and label != NO_LABEL
+        skew = machine.rows + machine.cols
+        cycles[Phase.SETUP, number] = SETUP_CYCLES
+        cycles[Phase.FORWARD, number] = issue + skew + FORWARD_TAIL
+        if learns:
+            cycles[Phase.SIGNAL, number] = 3 * classes + SIGNAL_TAIL
+            cycles[Phase.UPDATE, number] = issue + skew + UPDATE_TAIL
+        elif layer.is_output:
+            cycles[Phase.SIGNAL, number] = classes + ARGMAX_TAIL
+    cycles[Phase.FINISH, 0] = FINISH_CYCLES
+    return cycles
+
+
+class Host:
+    """Drives the core's ports; counts the cycles that `phase` and `layer` show."""
+
+    def __init__(self, core):
+        self.core = core
+        self.seen = Counter()
+        self.beats = []
+
+    async def tick(self, ctx):
+        core = self.core
+        self.seen[Phase(ctx.get(core.phase)), ctx.get(core.layer)] += 1
+        if ctx.get(core.results.valid) and ctx.get(core.results.ready):
+            beat = ctx.get(core.results.payload)
+            self.beats.append((beat.data, beat.last))
+        await ctx.tick()
+
+    async def bus(self, ctx, address, data=None):
+        bus = self.core.bus
+        ctx.set(bus.req_valid, 1)
+        ctx.set(bus.req_addr, address)
+        ctx.set(bus.req_write, data is not None)
+        ctx.set(bus.req_data, (data or 0) & 0xFFFFFFFF)
+        while not ctx.get(bus.req_ready):
+            await self.tick(ctx)
+        await self.tick(ctx)
+        ctx.set(bus.req_valid, 0)
+        while data is None and not ctx.get(bus.rsp_valid):
+            await self.tick(ctx)
+        return ctx.get(bus.rsp_data)
+
+    async def register(self, ctx, name, data=None):
+        return await self.bus(ctx, memory_map.register_address(name), data)
+
+    async def setup(self, ctx, program, parameters):
+        machine = self.core.machine
+        for number, layer in enumerate(program.layers):
+            for word, value in enumerate(encode(layer)):
+                await self.bus(ctx, memory_map.program_address(machine, number, word), value)
+        await self.register(ctx, "LAYERS", len(program.layers))
+        await self.register(ctx, "INPUT_LENGTH", program.input_length)
+        await self.register(ctx, "INPUT_WORDS", program.input_words)
+        for address, value in parameters.items():
+            await self.bus(ctx, address, value)
+        await self.register(ctx, "CTRL", 0b11)
+
+    async def send(self, ctx, pixels, label):
+        samples = self.core.samples
+        for data, last in [*((pixel & 255, 0) for pixel in pixels), (label, 1)]:
+            ctx.set(samples.valid, 1)
+            ctx.set(samples.payload, {"data": data, "last": last})
+            while not ctx.get(samples.ready):
+                await self.tick(ctx)
+            await self.tick(ctx)
+        ctx.set(samples.valid, 0)
+
+
+def addresses(machine, program):
+    """Bus addresses of every parameter, layer by layer."""
+    layers = []
+    for layer in program.layers:
+        weights = [
+            memory_map.weight_address(
+                machine, i % machine.rows, j % machine.cols,
+                layer.w_base + j // machine.cols * layer.row_tiles + i // machine.rows,
+            )
+            for j in range(layer.n_out) for i in range(layer.n_in)
+        ]  # fmt: skip
+        biases = [memory_map.bias_address(machine, layer.b_base + j) for j in range(layer.n_out)]
+        layers.append(weights + biases)
+    return layers
+
+
+SHAPES = [(5, 3, 3), (4, 3), (1, 2, 3), (8, 8, 5, 3)]
+
+
+@pytest.mark.parametrize("sizes", SHAPES, ids=str)
+@pytest.mark.parametrize("rows,cols", [(2, 2), (1, 1), (3, 5)])
+def test_smoke(sizes, rows, cols):
+    net = network(*sizes, basis="walsh")
+    machine = replace(TINY, rows=rows, cols=cols, weight_depth=256, activation_depth=64)
+    program = compile_program(net, machine)
+    core = Core(machine, net.classes, Basis(net.basis, net.classes))
+    rng = random.Random(f"{sizes} {rows} {cols}")
+    where = addresses(machine, program)
+    initial = {address: rng.randrange(-9000, 9000) for layer in where for address in layer}
+    labels = [0, NO_LABEL, 2, 1, 1]
+
+    async def bench(ctx):
+        host = Host(core)
+        await host.setup(ctx, program, initial)
+        before = host.seen.copy()
+        assert set(phase for phase, _ in before) == {Phase.WAIT}
+        await host.register(ctx, "CLEAR", 1)
+        ctx.set(core.results.ready, 1)
+        expected, beats = Counter(), 0
+        for label in labels:
+            await host.send(ctx, [rng.randrange(0, 128) for _ in range(net.features)], label)
+            expected += expected_phases(machine, program, net.classes, label)
+            signalled = len(program.layers) if label != NO_LABEL else 1
+            beats += signalled * net.classes + 1
+        while len(host.beats) < beats:
+            await host.tick(ctx)
+        while not await host.register(ctx, "STATUS") & 1:
+            pass
+        assert len(host.beats) == beats
+        summaries = [data for data, last in host.beats if last]
+        assert [data >> 8 for data in summaries] == labels
+        assert all(data & 255 < net.classes for data in summaries)
+
+        seen = Counter({key: n for key, n in host.seen.items() if key[0] is not Phase.WAIT})
+        assert seen == expected
+        for phase in Phase:
+            if phase is not Phase.WAIT:
+                count = sum(n for (p, _), n in expected.items() if p is phase)
+                assert await host.register(ctx, f"CYCLES_{phase.name}") == count
+        trained = sum(label != NO_LABEL for label in labels)
+        steps = sum(layer.steps for layer in program.layers)
+        assert await host.register(ctx, "SAMPLES") == len(labels)
+        assert await host.register(ctx, "FORWARD_STEPS") == len(labels) * steps
+        assert await host.register(ctx, "UPDATE_STEPS") == trained * steps
+        columns = sum(layer.col_tiles for layer in program.layers) * cols
+        assert await host.register(ctx, "BIAS_STEPS") == trained * columns
+
+        for number, layer in enumerate(where):
+            got = [await host.bus(ctx, address) for address in layer]
+            changed = sum(g != initial[a] & 0xFFFFFFFF for g, a in zip(got, layer, strict=True))
+            assert changed, f"layer {number} has learned nothing"
+
+    simulator = Simulator(core)
+    simulator.add_clock(1e-6)
+    simulator.add_testbench(bench)
+    simulator.run()
+
+
+def test_utilization():
+    """The contract's phases leave the multipliers of 8x8 at work for 90 % of a training step."""
+    machine, net = load_machine("mnist"), load_network("mnist")
+    cycles = sum(
+        expected_phases(machine, compile_program(net, machine), net.classes, 0).values()
+    )
+    assert 2 * net.macs / (machine.pes * cycles) >= 0.9
+
+
+def test_deltas_outlive_no_tile():
+    """A column's signal is taken before the next tile's: tiles are at least C cycles apart."""
+    assert all(tile_interval(rows, cols) >= cols for rows in (1, 5, 40) for cols in (1, 8, 32))
+    assert UPDATE_TAIL > DELTA_LATENCY
+
+
+@pytest.mark.filterwarnings("ignore::amaranth.hdl.UnusedElaboratable")
+def test_refusals():
+    with pytest.raises(SpecError, match=r"basis\.classes: must equal classes \(3\), got 4"):
+        Core(TINY, 3, Basis("square", 4))
+    with pytest.raises(SpecError, match="result_fifo_depth"):
+        Core(replace(TINY, max_neurons=64), 16, Basis("square", 16))
+    gc.collect()
