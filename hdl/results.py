@@ -33,7 +33,7 @@ class ResultFifo(wiring.Component):
     summary, prediction, label : In
         The last beat of a result. Not in the cycle of a score.
     room : Out
-        Counts a beat that is pushed in this cycle.
+        Counts a beat that is pushed in this cycle; follows `layers` a cycle later.
     results : Out, stream of RESULT_LAYOUT
 
     Raises
@@ -76,10 +76,14 @@ class ResultFifo(wiring.Component):
         def after(pointer):
             return Mux(pointer == self._depth - 1, 0, pointer + 1)
 
-        needed = Mux(self.scores, self.layers * self._classes, 0) + 1
+        # The beats that may lie here when a sample with scores begins. Registered, because the product
+        # would be the longest path of the core; LAYERS is written before the core is enabled.
+        bound = max(self._depth, self._classes << len(self.layers))
+        most = Signal(range(-bound, bound))
+        m.d.sync += most.eq(self._depth - 1 - self.layers * self._classes)
         summary = Cat(self.prediction, self.label)
         m.d.comb += [
-            self.room.eq(level + push + needed <= self._depth),
+            self.room.eq(level + push <= Mux(self.scores, most, self._depth - 1)),
             push.eq((self.score_valid & wanted) | self.summary),
             taken.eq(self.results.valid & self.results.ready),
             left.eq(level - taken),

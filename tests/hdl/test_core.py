@@ -141,6 +141,8 @@ def test_smoke(sizes, rows, cols):
     net = network(*sizes, basis="walsh")
     machine = replace(TINY, rows=rows, cols=cols, weight_depth=256, activation_depth=64)
     program = compile_program(net, machine)
+    # No deeper than need be, so that an advance comes by the same weights often.
+    machine = replace(machine, weight_depth=max(8, sum(layer.steps for layer in program.layers)))
     core = Core(machine, net.classes, Basis(net.basis, net.classes))
     rng = random.Random(f"{sizes} {rows} {cols}")
     where = addresses(machine, program)
@@ -183,10 +185,20 @@ def test_smoke(sizes, rows, cols):
         columns = sum(layer.col_tiles for layer in program.layers) * cols
         assert await host.register(ctx, "BIAS_STEPS") == trained * columns
 
-        for number, layer in enumerate(where):
-            got = [await host.bus(ctx, address) for address in layer]
+        trained_to = [[await host.bus(ctx, address) for address in layer] for layer in where]
+        for number, (layer, got) in enumerate(zip(where, trained_to, strict=True)):
             changed = sum(g != initial[a] & 0xFFFFFFFF for g, a in zip(got, layer, strict=True))
             assert changed, f"layer {number} has learned nothing"
+
+        # Between samples the LFSRs can be moved on, whatever is left in memories and columns.
+        for name, counter in (("ADVANCE_ARRAY", "UPDATE_STEPS"), ("ADVANCE_BIAS", "BIAS_STEPS")):
+            steps = await host.register(ctx, counter)
+            await host.register(ctx, name, 300)
+            while not await host.register(ctx, "STATUS") & 1:
+                pass
+            assert await host.register(ctx, counter) == steps + 300
+        after = [[await host.bus(ctx, address) for address in layer] for layer in where]
+        assert after == trained_to
 
     simulator = Simulator(core)
     simulator.add_clock(1e-6)

@@ -196,6 +196,7 @@ def test_result_fifo_room():
             for layers in (1, 2, 3):
                 for scores in (0, 1):
                     ctx.set(dut.layers, layers)
+                    await ctx.tick()
                     ctx.set(dut.scores, scores)
                     needed = 1 + scores * layers * classes
                     assert ctx.get(dut.room) == (level + needed <= depth), (level, layers, scores)
