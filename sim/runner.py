@@ -157,7 +157,12 @@ def build(design: Design) -> Path:
             later = time.time() + 3600
             os.utime(shutil.copy(compiled, folder), (later, later))
         source = folder / "top.v"
-        source.write_text(verilog_text(design))
+        text = verilog_text(design)
+        if sim == "icarus":
+            # cocotb has it read SystemVerilog, where initial values are set before any process waits: a process
+            # whose inputs rest at theirs would never run, and its outputs would stay unknown.
+            text = text.replace("always @*", "always_comb")
+        source.write_text(text)
         log = folder / "build.log"
         with _tool_environment():
             runner = _PortsOnly() if sim == "verilator" else get_runner(sim)

@@ -46,7 +46,9 @@ def test_failing_bench_says_where(fault, message):
     text = str(caught.value)
     assert re.search(message, text)
     assert f"SEED={seed(7)}" in text
-    waveform = Path(re.search(r"waveform: (\S+)", text)[1])
+    found = re.search(r"waveform: (\S+)", text)
+    assert found
+    waveform = Path(found[1])
     assert waveform.stat().st_size > 1000
 
 

@@ -28,13 +28,15 @@ def overview() -> None:
         for phase, (title, colour) in PARTS.items():
             left.barh(y, cycles[phase], left=at, color=colour, height=0.55, label=title if not y else None)
             if cycles[phase] > 2000:
-                left.annotate(f"{cycles[phase]:,}", (at + cycles[phase] / 2, y), ha="center", va="center", color="white")
+                middle = (at + cycles[phase] / 2, y)
+                left.annotate(f"{cycles[phase]:,}", middle, ha="center", va="center", color="white")
             at += cycles[phase]
         left.barh(y, sum(cycles.values()) - at, left=at, color=GREY, height=0.55, label=None if y else "setup, finish")
         left.annotate(f" {sum(cycles.values()):,}", (sum(cycles.values()), y), va="center", fontweight="bold")
     bound = 2 * network.macs / (machine.rows * machine.cols)
     left.axvline(bound, color=DARK, linestyle="--", linewidth=1.2)
-    left.annotate(f"bound {bound:,.0f}: every\nmultiplier, every cycle ", (bound, -0.62), ha="right", va="center", fontsize=8.5)
+    text = f"bound {bound:,.0f}: every\nmultiplier, every cycle "
+    left.annotate(text, (bound, -0.62), ha="right", va="center", fontsize=8.5)
     left.set_title("A training step: clock cycles\n784-512-512-10, 8x8 multipliers, one sample", fontsize=11)
     left.set_xlim(0, 30000)
     left.set_ylim(1.5, -0.9)

@@ -6,6 +6,8 @@ core's inputs for one cycle and captures its outputs, which then shift out on ``
 timing report sees is a path between registers, as in a design that uses the core.
 """
 
+from typing import Any
+
 from amaranth.hdl import Cat, Module, Signal
 from amaranth.lib import wiring
 from amaranth.lib.wiring import In, Out
@@ -34,7 +36,8 @@ class ScanShell(wiring.Component):
 
     def elaborate(self, platform) -> Module:
         m = Module()
-        m.submodules.core = core = self._core
+        core: Any = self._core
+        m.submodules.core = core
         inputs, outputs = [], []
         for _, member, value in core.signature.flatten(core):
             (inputs if member.flow == In else outputs).append(value)

@@ -103,7 +103,7 @@ class Bench:
         await self.cycles.next()
         permissions = stalls(pattern, rng)
         for j in range(layer.n_out):
-            noise = {
+            noise: dict[str, Any] = {
                 "in_a": int(rng.integers(256)),
                 "in_neg": int(rng.integers(2)),
                 "in_score": int(rng.integers(1 << SCORE_BITS)),

@@ -41,7 +41,7 @@ async def codes(dut):
         # Section 1: output scores have 9 fraction bits, activations 4.
         act_shift = WEIGHT_FRAC + in_frac - (SCORE_FRAC if is_output else 4)
         for z in totals(rng, largest, act_shift, 300):
-            bias = int(rng.choice([-32768, 32767, 0, rng.integers(-32768, 32768)]))
+            bias = int(rng.choice([-32768, 32767, 0, int(rng.integers(-32768, 32768))]))
             acc = min(max(z - (bias << BIAS_LEFT_SHIFT), -largest), largest)
             z = acc + (bias << BIAS_LEFT_SHIFT)
             inputs = {"acc": acc, "bias": bias, "z": z, "shift": act_shift, "output": is_output}

@@ -90,7 +90,7 @@ def test_the_hash_sees_labels_and_order(arrays: dict[str, np.ndarray], tmp_path:
             arrays["y_test"][0] = (arrays["y_test"][0] + 1) % 5
         if change == "order":
             arrays["x_train"] = arrays["x_train"][::-1]
-        np.savez(tmp_path / "d.npz", **arrays)
+        np.savez(tmp_path / "d.npz", allow_pickle=False, **arrays)
         hashes.add(load_dataset(tmp_path / "d.npz").sha256)
     assert len(hashes) == 3
     assert all(len(digest) == len(hashlib.sha256().hexdigest()) for digest in hashes)
@@ -102,7 +102,7 @@ def test_all_formats_give_the_same(
 ) -> None:
     if form == "npz":
         path = tmp_path / "data.npz"
-        np.savez_compressed(path, **arrays)
+        np.savez_compressed(path, allow_pickle=False, **arrays)
     else:
         path = write_idx(tmp_path, arrays, gzipped="gzipped" in form)
         if form.endswith("file"):
@@ -119,7 +119,9 @@ def test_all_formats_give_the_same(
 
 
 def test_labels_in_a_column_are_taken(arrays: dict[str, np.ndarray], tmp_path: Path) -> None:
-    np.savez(tmp_path / "d.npz", **{**arrays, "y_train": arrays["y_train"][:, None]})
+    np.savez(
+        tmp_path / "d.npz", allow_pickle=False, **{**arrays, "y_train": arrays["y_train"][:, None]}
+    )
     assert np.array_equal(load_dataset(tmp_path / "d.npz").y_train, arrays["y_train"])
 
 
@@ -142,7 +144,7 @@ def test_a_wrong_npz_is_refused(
 ) -> None:
     path = tmp_path / "data.npz"
     arrays = {key: value for key, value in {**arrays, **change}.items() if value is not None}
-    np.savez(path, **arrays)
+    np.savez(path, allow_pickle=False, **arrays)
     message = refused(path)
     assert message.startswith(str(path)) and words in message
 
@@ -195,7 +197,7 @@ def test_a_wrong_idx_file_is_refused(
 
 def test_data_must_fit_the_network(arrays: dict[str, np.ndarray], tmp_path: Path) -> None:
     path = tmp_path / "data.npz"
-    np.savez(path, **arrays)
+    np.savez(path, allow_pickle=False, **arrays)
     assert "must have the 13 features of network net, got 12 (3x4)" in refused(path, network(13, 5))
     assert "labels must lie in 0…3 for network net, got 4" in refused(path, network(12, 4))
     load_dataset(path, network(12, 200))
