@@ -160,8 +160,9 @@ def build(design: Design) -> Path:
         text = verilog_text(design)
         if sim == "icarus":
             # cocotb has it read SystemVerilog, where initial values are set before any process waits: a process
-            # whose inputs rest at theirs would never run, and its outputs would stay unknown.
-            text = text.replace("always @*", "always_comb")
+            # whose inputs rest at theirs would never run, and its outputs would stay unknown. Yosys puts a variable
+            # into every process to start it, which only has to change once all of them wait.
+            text = re.sub(r"(reg (\\\$auto\$verilog_backend\S+)) += 0;", r"\1 = 0;\n  initial \2 <= 1;", text)
         source.write_text(text)
         log = folder / "build.log"
         with _tool_environment():
