@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass, fields
+from dataclasses import MISSING, dataclass, fields
 
 from spec.errors import SpecError, check_choice, check_int, check_number, check_text, located
 from spec.qformat import QFormat, signed_bits
@@ -86,7 +86,9 @@ class Machine:
     ``rows`` banks, ``bias_depth`` words (16 bits); ``max_neurons`` is the widest layer and
     ``max_fan_in`` the widest input it can run, ``max_layers`` the longest program.
     ``delta_bits`` is the width of a shifted learning signal, ``fraction_bits`` the number of random
-    bits below a weight, ``result_fifo_depth`` the beats of the result FIFO.
+    bits below a weight, ``result_fifo_depth`` the beats of the result FIFO. ``gradient_bits`` is the
+    width of a sum of gradients over positions and samples; 0 for a machine that has none, and runs
+    fully connected layers at batch 1 only.
     """
 
     name: str
@@ -102,6 +104,7 @@ class Machine:
     fraction_bits: int
     result_fifo_depth: int
     device: Device | None = None
+    gradient_bits: int = 0
 
     def __post_init__(self) -> None:
         check_text("name", self.name)
@@ -121,8 +124,12 @@ class Machine:
         # The unshifted signal has 8 bits; a shifted one meets an activation in an 18x18 (or 16x16)
         # multiplier, which 18 bits is the most that any of the targets has.
         check_int("delta_bits", self.delta_bits, ACT_BITS, 18)
-        # The random bits are the top bits of a 16-bit LFSR.
-        check_int("fraction_bits", self.fraction_bits, 1, 16)
+        check_int("gradient_bits", self.gradient_bits, 0, 64)
+        if 0 < self.gradient_bits < 24:
+            raise SpecError("gradient_bits", "must be 0, or 24 to 64", self.gradient_bits)
+        # The random bits are the top bits of a 16-bit LFSR. Sums of gradients are finer: zeros
+        # follow its bits.
+        check_int("fraction_bits", self.fraction_bits, 1, 24 if self.gradient_bits else 16)
         check_int("result_fifo_depth", self.result_fifo_depth, 4, 1 << 16)
         if self.device is not None and not isinstance(self.device, Device):
             raise SpecError("device", "must be a device or nothing", self.device)
@@ -158,11 +165,11 @@ class Machine:
 
         Forward: ``rows`` products of at most 2^22 each. Update: ``w * 2^F + rand`` lies within
         ``±2^(15+F)``, the product within ``±max_delta * 2^7``. Host access: a word times
-        2^F, and 1.
+        2^F, and 1. Sums of gradients: what :mod:`spec.windowed` lets fit.
         """
         forward = self.rows << _PRODUCT_LOG2
         update = (1 << (WEIGHT_BITS - 1 + self.fraction_bits)) + (self.max_delta << (ACT_BITS - 1))
-        return signed_bits(max(forward, update))
+        return max(signed_bits(max(forward, update)), self.gradient_bits)
 
     @property
     def acc_bits(self) -> int:
@@ -220,12 +227,12 @@ class Machine:
 
 
 def load_machine(name_or_path: str | os.PathLike[str]) -> Machine:
-    """Reads a preset (``tiny``, ``digits``, ``mnist``, ``ice40up5k``) or a YAML file."""
+    """Reads a preset (``tiny``, ``digits``, ``mnist``, …) or a YAML file."""
     path = find_file("machines", name_or_path)
     values = load_yaml(path)
-    names = [field.name for field in fields(Machine)]
+    required = [field.name for field in fields(Machine) if field.default is MISSING]
     with located(file=str(path)):
-        check_keys(values, names[:-1], ["device"])
+        check_keys(values, required, ["device", "gradient_bits"])
         device = values.get("device")
         if device is not None:
             with located(path="device"):

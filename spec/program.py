@@ -9,6 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass, fields
 
 from spec.errors import SpecError, check_int
+from spec.lfsr import STATE_BITS
 from spec.machine import ACT_FRAC, INPUT_FRAC, SCORE_FRAC, WEIGHT_FRAC, Machine
 from spec.network import Network
 
@@ -142,9 +143,15 @@ def compile_program(network: Network, machine: Machine, train_hidden: bool = Tru
     """Places a network on a machine; ``train_hidden=False`` freezes the hidden layers.
 
     :class:`SpecError` for what does not fit, naming everything that is too small, by how much, and
-    the value of the machine's parameter that would fit.
+    the value of the machine's parameter that would fit; and for what the hardware does not compute.
     """
 
+    if network.windowed:
+        what = "has convolutions or batches, which the hardware does not compute yet"
+        raise SpecError(f"network {network.name}", what)
+    if machine.fraction_bits > STATE_BITS:
+        what = f"has fraction_bits above {STATE_BITS}, which the hardware does not compute yet"
+        raise SpecError(f"machine {machine.name}", what, machine.fraction_bits)
     problems = []
 
     def fit(parameter: str, needed: int, what: str) -> None:

@@ -98,6 +98,16 @@ def test_placements_are_disjoint(machine_name: str, network_name: str) -> None:
     check_placement(machine, net)
 
 
+def test_what_the_hardware_does_not_compute_is_refused() -> None:
+    """Convolutions, batches, and random bits beyond those of an LFSR."""
+    batch = dataclasses.replace(network(5, 3), recipe=Recipe(6, 5, batch=2))
+    for net in (batch, load_network("conv-small")):
+        with pytest.raises(SpecError, match=f"^network {net.name}: has convolutions or batches, .* not compute yet$"):
+            compile_program(net, load_machine("mnist"))
+    with pytest.raises(SpecError, match="^machine smallconv: has fraction_bits above 16, .* not compute yet, got 20$"):
+        compile_program(network(5, 3), load_machine("smallconv"))
+
+
 def test_random_placements() -> None:
     """The same for random shapes, also such as R and C do not divide."""
     rng = random.Random(2)
