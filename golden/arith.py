@@ -36,6 +36,7 @@ def msb(value: int) -> int:
 def random_bits(steps: np.ndarray, bits: int) -> np.ndarray:
     """The top `bits` bits of an LFSR `steps` steps after the state 1: int64, `0 … 2^bits - 1`.
 
-    `steps` int64 of any shape; `bits` 1…16.
+    Of more than 16 bits, those below the LFSR's 16 are 0. `steps` int64 of any shape.
     """
-    return SEQUENCE[steps % PERIOD].astype(np.int64) >> (STATE_BITS - bits)
+    states = SEQUENCE[steps % PERIOD].astype(np.int64)
+    return states >> (STATE_BITS - bits) if bits <= STATE_BITS else states << (bits - STATE_BITS)

@@ -13,7 +13,7 @@ import tempfile
 import zipfile
 import zlib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -60,12 +60,14 @@ class Checkpoint:
 
     `identity` names everything that must stay the same for a resumed run to reach bit-equal weights
     (network, rule, arithmetic, seed, data); `progress` is what `golden.train` counts (epoch,
-    sample, history: JSON values); `state` is the backend's `state_dict()`.
+    sample, history: JSON values); `state` is the backend's `state_dict()`; `names` says for values
+    of `identity` that are hashes, what of: for messages.
     """
 
     identity: dict[str, str]
     progress: dict
     state: dict[str, np.ndarray]
+    names: dict[str, str] = field(default_factory=dict)
 
 
 def write_atomically(path: Path, arrays: Mapping[str, np.ndarray]) -> None:
@@ -102,15 +104,18 @@ def save_checkpoint(path: Path, checkpoint: Checkpoint) -> None:
         "format": FORMAT,
         "identity": dict(checkpoint.identity),
         "progress": checkpoint.progress,
+        "names": checkpoint.names,
     }
     arrays = {META: np.array(json.dumps(meta))}
     arrays |= {STATE + name: value for name, value in checkpoint.state.items()}
     write_atomically(path, arrays)
 
 
-def load_checkpoint(path: Path, identity: Mapping[str, str] | None = None) -> Checkpoint:
+def load_checkpoint(
+    path: Path, identity: Mapping[str, str] | None = None, names: Mapping[str, str] | None = None
+) -> Checkpoint:
     """Reads a checkpoint. Raises SpecError when it is not one, or when it belongs to another run
-    than `identity`.
+    than `identity`; `names` are those of this run, for that message.
     """
     try:
         with np.load(path, allow_pickle=False) as archive:
@@ -122,16 +127,19 @@ def load_checkpoint(path: Path, identity: Mapping[str, str] | None = None) -> Ch
                 for name in archive.files
                 if name.startswith(STATE)
             }
-            found = Checkpoint(dict(meta["identity"]), dict(meta["progress"]), state)
+            # The names came later than the format.
+            called = dict(meta.get("names", {}))
+            found = Checkpoint(dict(meta["identity"]), dict(meta["progress"]), state, called)
     except UNREADABLE as error:
         raise SpecError(f"{path}: must be a checkpoint of entrain ({_reason(error)})") from None
     if identity is not None:
         for key in {**identity, **found.identity}:
             was, now = found.identity.get(key, "nothing"), identity.get(key, "nothing")
             if was != now:
+                was, now = _called(was, found.names.get(key)), _called(now, (names or {}).get(key))
                 raise SpecError(
                     f"{path}: checkpoint has {key} {was}, this run has {now}; "
-                    f"continue with the same {key}, or remove the file to start again"
+                    f"continue with the same {key}, or train into another folder (--out)"
                 )
     return found
 
@@ -199,9 +207,16 @@ def weights_sha256(parameters: Sequence[tuple[np.ndarray, np.ndarray]]) -> str:
     return digest.hexdigest()
 
 
+def _called(value: str, name: str | None) -> str:
+    """A value of an identity for a message: a hash, whose name is known, behind its name."""
+    return f"{name} (SHA-256 {value[:12]}...)" if name and value != "nothing" else value
+
+
 def _reason(error: BaseException) -> str:
     """An exception as a part of one line."""
     text = " ".join(str(error).split())
+    if "pickle" in text:
+        return "it is no .npz archive of plain arrays"  # not NumPy's advice to load it all the same
     return text if isinstance(error, OSError) and text else f"{type(error).__name__}: {text}"
 
 

@@ -1,15 +1,22 @@
-"""Data sets: handwritten digits without a file, Keras `.npz` and IDX by path; the codes that the
-machine is fed.
+"""Data sets: handwritten digits without a file, `.npz` and IDX by path; the codes that the machine
+is fed.
 
 A pixel is kept as it is stored (8 bits), read as a float between 0 and 1, and fed as a code of 8
-bits with 7 fraction bits: `x = min(127, floor(pixel·128 + 0.5))`, 0…127. Every backend, float too,
-trains on the codes.
+bits with 7 fraction bits, in the network's `input` coding:
+
+- `unsigned`: `x = min(127, floor(pixel·128 + 0.5))`, 0…127;
+- `signed`: `x = floor(pixel·255 + 0.5) - 128`, -128…127.
+
+Data stored as int8 is such a signed code already, and its pixel is `x / 128`. Every backend, float
+too, trains on the codes. Images are kept flat, in the order height, width, channel.
 """
 
 import gzip
 import hashlib
+import sys
+import zipfile
 import zlib
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 
@@ -22,9 +29,12 @@ from spec.network import Network
 __all__ = ["Dataset", "load_dataset", "load_digits", "pixel_codes", "require_fit"]
 
 CODE_FRACTION_BITS = 7
-DIGITS_FULL_SCALE, BYTE_FULL_SCALE = 16, 255
+DIGITS_FULL_SCALE, BYTE_FULL_SCALE, CODE_FULL_SCALE = 16, 255, 128
 DIGITS_TRAIN, DIGITS_SPLIT_SEED = 1437, 0
 KERAS_KEYS = ("x_train", "y_train", "x_test", "y_test")
+WHOLE_KEYS = ("x", "y")
+WHOLE_TRAIN = (4, 5)
+"""The part of a data set in one piece that is for training: its first 4/5, the rest for test."""
 IDX_STEMS = {
     "x_train": "train-images-idx3-ubyte",
     "y_train": "train-labels-idx1-ubyte",
@@ -39,10 +49,10 @@ GZIP_MAGIC = b"\x1f\x8b"
 class Dataset:
     """Images with labels, split into training and test.
 
-    `name`: for messages and reports; `raw_train`, `raw_test`: uint8 `(N, features)` as stored;
-    `full_scale`: the raw value of a pixel that is 1.0; `y_train`, `y_test`: int64 `(N,)`,
-    0…classes-1; `classes`: the largest label + 1; `image_shape`: what one row of `raw_train` is,
-    e.g. `(28, 28)`.
+    `name`: for messages and reports; `raw_train`, `raw_test`: uint8 `(N, features)` as stored, or
+    int8 codes; `full_scale`: the raw value of a pixel that is 1.0; `y_train`, `y_test`: int64
+    `(N,)`, 0…classes-1; `classes`: the largest label + 1; `image_shape`: what one row of
+    `raw_train` is, e.g. `(28, 28)`; `coding`: `unsigned` or `signed`, which int8 data must be.
     """
 
     name: str
@@ -53,6 +63,7 @@ class Dataset:
     full_scale: int
     classes: int
     image_shape: tuple[int, ...]
+    coding: str = "unsigned"
 
     @property
     def features(self) -> int:
@@ -61,22 +72,22 @@ class Dataset:
 
     @cached_property
     def x_train(self) -> np.ndarray:
-        """Training codes, int8 `(N, features)`, 0…127, 7 fraction bits."""
-        return pixel_codes(self.raw_train, self.full_scale)
+        """Training codes, int8 `(N, features)`, 7 fraction bits."""
+        return pixel_codes(self.raw_train, self.full_scale, self.coding)
 
     @cached_property
     def x_test(self) -> np.ndarray:
-        """Test codes, int8 `(N, features)`, 0…127, 7 fraction bits."""
-        return pixel_codes(self.raw_test, self.full_scale)
+        """Test codes, int8 `(N, features)`, 7 fraction bits."""
+        return pixel_codes(self.raw_test, self.full_scale, self.coding)
 
     @property
     def pixels_train(self) -> np.ndarray:
-        """Training pixels, float64 `(N, features)`, 0…1."""
+        """Training pixels, float64 `(N, features)`, 0…1; of int8 data -1…1."""
         return self.raw_train / self.full_scale
 
     @property
     def pixels_test(self) -> np.ndarray:
-        """Test pixels, float64 `(N, features)`, 0…1."""
+        """Test pixels, float64 `(N, features)`, 0…1; of int8 data -1…1."""
         return self.raw_test / self.full_scale
 
     @cached_property
@@ -89,21 +100,27 @@ class Dataset:
         return digest.hexdigest()
 
 
-def pixel_codes(raw: np.ndarray, full_scale: int) -> np.ndarray:
-    """int8 codes of uint8 pixels, `min(127, floor(128·raw/full_scale + 1/2))`, in exact integer
-    arithmetic.
+def pixel_codes(raw: np.ndarray, full_scale: int, coding: str = "unsigned") -> np.ndarray:
+    """int8 codes of uint8 pixels in exact integer arithmetic: `min(127, floor(128·p + 1/2))` where
+    `p = raw/full_scale`, or `floor(255·p + 1/2) - 128` if `coding` is `signed`. int8 codes stay.
     """
-    doubled = np.arange(256, dtype=np.int64) * (2 << CODE_FRACTION_BITS)
-    table = np.minimum(127, (doubled + full_scale) // (2 * full_scale)).astype(np.int8)
+    if raw.dtype == np.int8:
+        return raw
+    signed = coding == "signed"
+    steps = BYTE_FULL_SCALE if signed else 1 << CODE_FRACTION_BITS
+    rounded = (np.arange(256, dtype=np.int64) * (2 * steps) + full_scale) // (2 * full_scale)
+    table = np.minimum(127, rounded - 128 if signed else rounded).astype(np.int8)
     return table[raw]
 
 
 def load_dataset(source: str | Path | None = None, network: Network | None = None) -> Dataset:
     """Reads a data set: None or `digits` the embedded digits, else a path.
 
-    A path is a `.npz` with Keras' keys, a folder with the four IDX files under their canonical
-    names (plain or gzipped), or any one of those four. Raises SpecError, one line, for everything
-    that is not such a data set or, given `network`, does not fit it.
+    A path is a `.npz`, a folder with the four IDX files under their canonical names (plain or
+    gzipped), or any one of those four. A `.npz` has Keras' keys, or all samples under `x` and `y`:
+    then the first 4/5 are for training. The codes are those of the network's `input`; without
+    `network`, signed for int8 data, else unsigned. Raises SpecError, one line, for everything that
+    is not such a data set or, given `network`, does not fit it.
     """
     if source is None or str(source) == "digits":
         dataset = load_digits()
@@ -121,6 +138,8 @@ def load_dataset(source: str | Path | None = None, network: Network | None = Non
                 f"named like {IDX_STEMS['x_train']}[.gz]"
             )
     if network is not None:
+        if dataset.raw_train.dtype != np.int8:
+            dataset = replace(dataset, coding=network.input)
         require_fit(dataset, network)
     return dataset
 
@@ -142,12 +161,24 @@ def load_digits() -> Dataset:
 
 
 def require_fit(dataset: Dataset, network: Network) -> None:
-    """Raises SpecError when images or labels do not fit the network's inputs or outputs."""
+    """Raises SpecError when images, their coding or labels do not fit the network."""
+    shape = "x".join(map(str, dataset.image_shape))
     if dataset.features != network.features:
-        shape = "x".join(map(str, dataset.image_shape))
         raise SpecError(
             f"{dataset.name}: images must have the {network.features} features of network "
             f"{network.name}, got {dataset.features} ({shape})"
+        )
+    shapes = (dataset.image_shape, network.input_shape)
+    if network.windowed and min(map(len, shapes)) > 1 and _map(shapes[0]) != _map(shapes[1]):
+        wanted = "x".join(map(str, network.input_shape))
+        raise SpecError(
+            f"{dataset.name}: images must be {wanted} (height, width, channel) for network "
+            f"{network.name}, got {shape}"
+        )
+    if dataset.coding != network.input:
+        raise SpecError(
+            f"{dataset.name}: codes must be {network.input}, the input of network {network.name}, "
+            f"got {dataset.coding}"
         )
     if dataset.classes > network.classes:
         raise SpecError(
@@ -156,23 +187,52 @@ def require_fit(dataset: Dataset, network: Network) -> None:
         )
 
 
+def _map(shape: tuple[int, ...]) -> tuple[int, ...]:
+    """An image's shape as height, width, channel: a picture of one channel may lack the last."""
+    return shape if len(shape) > 2 else (*shape, 1)
+
+
 def _load_npz(path: Path) -> Dataset:
-    """A `.npz` with Keras' keys."""
+    """A `.npz` with Keras' keys, or with all samples in `x` and `y`."""
     arrays: dict[str, np.ndarray] = {}
     try:
+        with path.open("rb") as file:
+            if not zipfile.is_zipfile(file):
+                raise ValueError("it is no archive")
         with np.load(path, allow_pickle=False) as archive:
             found = sorted(archive.files)
-            arrays = {key: archive[key] for key in KERAS_KEYS if key in found}
+            whole = set(WHOLE_KEYS) <= set(found) and not set(KERAS_KEYS) <= set(found)
+            keys = WHOLE_KEYS if whole else KERAS_KEYS
+            arrays = {key: archive[key] for key in keys if key in found}
     except UNREADABLE as error:
-        reason = f"must be a readable .npz without pickles ({_line(error)})"
+        # NumPy's advice on Python objects, to load them all the same, would be a bad one here.
+        why = "an array holds Python objects" if "pickle" in str(error) else _line(error)
+        reason = f"must be a .npz of plain arrays, as numpy.savez writes it ({why})"
         raise SpecError(f"{path}: {reason}") from None
-    if len(arrays) < len(KERAS_KEYS):
-        rule = f"keys must include {', '.join(KERAS_KEYS)}"
+    if len(arrays) < len(keys):
+        rule = f"keys must include {', '.join(KERAS_KEYS)} (or {', '.join(WHOLE_KEYS)})"
         raise SpecError(f"{path}: {rule}, got {', '.join(found) or 'none'}")
     for key, array in arrays.items():
         if not isinstance(array, np.ndarray):
             raise SpecError(f"{path}: {key} must be an array, as numpy.savez writes it")
-    return _dataset(path, {key: f"{path}: {key}" for key in KERAS_KEYS}, arrays)
+    where = {key: f"{path}: {key}" for key in keys}
+    if whole:
+        arrays, where = _split(arrays, where)
+    return _dataset(path, where, arrays)
+
+
+def _split(arrays: dict[str, np.ndarray], where: dict[str, str]) -> tuple[dict[str, np.ndarray], dict[str, str]]:
+    """A data set in one piece, and where its parts came from, under Keras' keys."""
+    parts, places = {}, {}
+    for key, array in arrays.items():
+        if array.ndim == 0 or len(array) < WHOLE_TRAIN[1]:
+            raise SpecError(f"{where[key]}: must have {WHOLE_TRAIN[1]} samples or more, got shape {array.shape}")
+        if len(array) != len(arrays["x"]):
+            raise SpecError(f"{where[key]}: must have {len(arrays['x'])} labels, one an image, got {len(array)}")
+        train = len(array) * WHOLE_TRAIN[0] // WHOLE_TRAIN[1]
+        parts[f"{key}_train"], parts[f"{key}_test"] = array[:train], array[train:]
+        places[f"{key}_train"] = places[f"{key}_test"] = where[key]
+    return parts, places
 
 
 def _load_idx(path: Path) -> Dataset:
@@ -228,8 +288,10 @@ def _dataset(path: Path, where: dict[str, str], arrays: dict[str, np.ndarray]) -
     for part in ("train", "test"):
         x, y = arrays[f"x_{part}"], arrays[f"y_{part}"]
         at_x, at_y = where[f"x_{part}"], where[f"y_{part}"]
-        if x.dtype != np.uint8:
-            raise SpecError(f"{at_x}: dtype must be uint8, got {x.dtype}")
+        if x.dtype not in (np.uint8, np.int8):
+            raise SpecError(f"{at_x}: dtype must be uint8 or int8, got {x.dtype}; {_conversion(x)}")
+        if x.dtype != arrays["x_train"].dtype:
+            raise SpecError(f"{at_x}: dtype must be the training images', {arrays['x_train'].dtype}, got {x.dtype}")
         if x.ndim < 2 or x.size == 0:
             raise SpecError(f"{at_x}: shape must be (images, pixels…), none empty, got {x.shape}")
         if y.dtype.kind not in "iu":
@@ -250,15 +312,38 @@ def _dataset(path: Path, where: dict[str, str], arrays: dict[str, np.ndarray]) -
         )
     raw = {part: arrays[f"x_{part}"] for part in ("train", "test")}
     labels = {part: arrays[f"y_{part}"].reshape(-1).astype(np.int64) for part in ("train", "test")}
+    signed = raw["train"].dtype == np.int8
+    if not signed:
+        _warn_if_faint(path, int(max(part.max() for part in raw.values())))
     return Dataset(
         str(path),
         raw["train"].reshape(len(raw["train"]), -1),
         labels["train"],
         raw["test"].reshape(len(raw["test"]), -1),
         labels["test"],
-        BYTE_FULL_SCALE,
+        CODE_FULL_SCALE if signed else BYTE_FULL_SCALE,
         int(max(labels["train"].max(), labels["test"].max())) + 1,
         tuple(image_shape),
+        "signed" if signed else "unsigned",
+    )
+
+
+def _conversion(x: np.ndarray) -> str:
+    """How images of another type become uint8."""
+    if x.dtype.kind in "biuf" and x.size and 0 <= x.min() <= x.max() <= BYTE_FULL_SCALE:
+        scaled = "(x * 255)" if x.max() <= 1 else "x"
+        return f'convert with {scaled}{".round()" if x.dtype.kind == "f" else ""}.astype("uint8")'
+    return "scale the pixels to 0 (black) ... 255 and save them as uint8"
+
+
+def _warn_if_faint(path: Path, brightest: int) -> None:
+    """Says on standard error that pixels use less than half of the scale: they may have another one."""
+    if brightest > BYTE_FULL_SCALE // 2:
+        return
+    fix = f'if {brightest} is white, save them as (x * (255 / {brightest})).round().astype("uint8")'
+    print(
+        f"{path}: warning: no pixel is brighter than {brightest} of 255; {fix if brightest else 'all are black'}",
+        file=sys.stderr,
     )
 
 

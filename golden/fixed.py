@@ -29,6 +29,7 @@ from spec.tables import EXP, RCP8, RCP9
 __all__ = [
     "FixedModel",
     "IntegerModel",
+    "StatefulModel",
     "StepResult",
     "bias_random",
     "checked_samples",
@@ -36,6 +37,7 @@ __all__ = [
     "hidden_activation",
     "hidden_delta",
     "integer_identity",
+    "moved",
     "norm_exponent",
     "output_delta",
     "output_score",
@@ -188,6 +190,12 @@ def bias_random(machine: Machine, n_out: int, bias_steps: int) -> np.ndarray:
     return random_bits(start + np.arange(n_out), machine.fraction_bits)
 
 
+def moved(codes: np.ndarray, change: np.ndarray, random: np.ndarray, fraction_bits: int) -> np.ndarray:
+    """`codes + change / 2^F`, rounded by `random`, saturated: int16, all of one shape."""
+    total = (codes.astype(np.int64) << fraction_bits) + random + change
+    return sat(total >> fraction_bits, WEIGHT_BITS).astype(np.int16)
+
+
 def update_weights(
     weight: np.ndarray, shifted: np.ndarray, x: np.ndarray, random: np.ndarray, fraction_bits: int
 ) -> np.ndarray:
@@ -196,8 +204,7 @@ def update_weights(
     `shifted (n_out,)` from `shift_delta`, `x (n_in,)` as it went forward, `random (n_out, n_in)`.
     """
     product = np.multiply.outer(shifted.astype(np.int64), x.astype(np.int64))
-    total = (weight.astype(np.int64) << fraction_bits) + random + product
-    return sat(total >> fraction_bits, WEIGHT_BITS).astype(np.int16)
+    return moved(weight, product, random, fraction_bits)
 
 
 def update_biases(
@@ -207,8 +214,7 @@ def update_biases(
 
     `shifted`, `random (n_out,)`.
     """
-    total = (bias.astype(np.int64) << fraction_bits) + random + (shifted << bias_shift)
-    return sat(total >> fraction_bits, WEIGHT_BITS).astype(np.int16)
+    return moved(bias, shifted << bias_shift, random, fraction_bits)
 
 
 # The model.
@@ -233,7 +239,7 @@ def integer_identity(network: Network, machine: Machine, train_hidden: bool) -> 
         "rule": "lls" if train_hidden else "frozen",
         "arithmetic": "integer",
         "machine": f"{machine.rows}x{machine.cols}, signal {machine.delta_bits} bits, "
-        f"random {machine.fraction_bits} bits",
+        f"random {machine.fraction_bits} bits" + (f", gradient {machine.psum_bits} bits" if network.windowed else ""),
     }
 
 
@@ -262,23 +268,18 @@ def checked_samples(network: Network, x: np.ndarray, labels: np.ndarray | None) 
     return np.ascontiguousarray(x), labels.astype(np.int64)
 
 
-class IntegerModel:
-    """What models with these bits share: two counters, that every random bit follows from, and state.
+class StatefulModel:
+    """What models of integers share: two counters, that every random bit follows from, and state.
 
-    A subclass holds the parameters. SpecError when the network does not fit the machine.
-    `train_hidden=False` freezes the hidden layers; `seed` is that of the initial parameters.
+    A subclass holds the parameters. `train_hidden=False` freezes the hidden layers.
     """
 
-    def __init__(self, network: Network, machine: Machine, seed: int = 0, train_hidden: bool = True) -> None:
+    def __init__(self, network: Network, machine: Machine, train_hidden: bool = True) -> None:
         self.network = network
         self.machine = machine
-        self.layers = compile_program(network, machine, train_hidden).layers
         self.basis = Basis(network.basis, network.classes)
-        self.tables = [self.basis.table(layer.n_out) for layer in self.layers]
         self.counters = np.zeros(2, dtype=np.int64)
         self._identity = integer_identity(network, machine, train_hidden)
-        self._prepare()
-        self.load_parameters(initial_codes(network.shapes, seed))
 
     @property
     def update_steps(self) -> int:
@@ -330,7 +331,7 @@ class IntegerModel:
 
     def load_state_dict(self, state: Mapping[str, np.ndarray]) -> None:
         """Goes on from the state of any model with an equal identity; SpecError if it is not one."""
-        layers = range(len(self.layers))
+        layers = range(len(self.network.shapes))
         names = {f"layer{n}_{part}" for n in layers for part in ("weight", "bias")}
         wrong = (names | {"update_steps", "bias_steps"}) ^ set(state)
         if wrong:
@@ -341,16 +342,14 @@ class IntegerModel:
         self.load_parameters([(state[f"layer{n}_weight"], state[f"layer{n}_bias"]) for n in layers])
         self.update_steps, self.bias_steps = update_steps, bias_steps
 
-    def _prepare(self) -> None:
-        """What a subclass does before the first parameters come."""
-
     def _checked_parameters(self, parameters: Parameters) -> Parameters:
         """Copies of the parameters as int16, after checking them."""
-        if len(parameters) != len(self.layers):
-            raise SpecError("parameters", f"must have {len(self.layers)} layers", len(parameters))
+        expected = self.network.shapes
+        if len(parameters) != len(expected):
+            raise SpecError("parameters", f"must have {len(expected)} layers", len(parameters))
         copies = []
-        for number, (layer, pair) in enumerate(zip(self.layers, parameters, strict=True)):
-            shapes = {"weight": (layer.n_out, layer.n_in), "bias": (layer.n_out,)}
+        for number, ((n_in, n_out), pair) in enumerate(zip(expected, parameters, strict=True)):
+            shapes = {"weight": (n_out, n_in), "bias": (n_out,)}
             for (part, shape), array in zip(shapes.items(), pair, strict=True):
                 name, array = f"layer{number}_{part}", np.asarray(array)
                 if array.shape != shape:
@@ -361,6 +360,23 @@ class IntegerModel:
                     raise SpecError(name, "must hold codes of 16 bits")
                 copies.append(array.astype(np.int16))
         return list(zip(copies[::2], copies[1::2], strict=True))
+
+
+class IntegerModel(StatefulModel):
+    """A model with the bits of `docs/architecture.md`.
+
+    SpecError when the network does not fit the machine; `seed` is that of the initial parameters.
+    """
+
+    def __init__(self, network: Network, machine: Machine, seed: int = 0, train_hidden: bool = True) -> None:
+        super().__init__(network, machine, train_hidden)
+        self.layers = compile_program(network, machine, train_hidden).layers
+        self.tables = [self.basis.table(layer.n_out) for layer in self.layers]
+        self._prepare()
+        self.load_parameters(initial_codes(network.shapes, seed))
+
+    def _prepare(self) -> None:
+        """What a subclass does before the first parameters come."""
 
 
 class FixedModel(IntegerModel):

@@ -1,6 +1,6 @@
 """Training on any backend: epochs, progress, checkpoints.
 
-A backend holds a network and trains it sample by sample (batch 1): the float model, the bit-exact
+A backend holds a network and trains it sample by sample, or batch by batch: the float model, the bit-exact
 model and the compiled Verilog are used through the same few methods, so this loop is the same for
 all, and whoever reads one training has read them all. Everything random comes from the seed: the
 initial weights from `initial_parameters`, the order of epoch `n` from `epoch_order(seed, n)`; what
@@ -42,6 +42,7 @@ __all__ = [
     "epoch_order",
     "initial_codes",
     "initial_parameters",
+    "initial_windowed_codes",
     "network_identity",
     "train_epochs",
 ]
@@ -65,11 +66,12 @@ class TrainReport:
 
 
 class Backend(Protocol):
-    """A network that can be trained, batch 1.
+    """A network that can be trained, sample by sample or in mini-batches.
 
     `train` on samples A and then B must leave the same state as one call on both; and a backend
     that is given the `state_dict` of another with an equal `identity` must go on to bit-equal
-    weights.
+    weights. A backend that has an attribute `batch` updates once for so many samples of a call, and
+    for those left at its end: with it, A must be whole batches, as `train_epochs` sees to.
     """
 
     @property
@@ -85,7 +87,7 @@ class Backend(Protocol):
         ...
 
     def train(self, x: np.ndarray, labels: np.ndarray) -> TrainReport:
-        """One update a sample, in order. x: int8 codes `(N, features)`; labels: int `(N,)`, 0…K-1."""
+        """One update a sample (or batch), in order. x: int8 codes `(N, features)`; labels: int `(N,)`, 0…K-1."""
         ...
 
     def predict(self, x: np.ndarray) -> np.ndarray:
@@ -114,7 +116,8 @@ class Backend(Protocol):
 @dataclass(frozen=True)
 class Epoch:
     """A finished epoch. Accuracies in percent: `train_accuracy` of the predictions made while
-    training, `test_accuracy` after it; `cycles` of this epoch's training, None without a clock.
+    training, `test_accuracy` after it; `cycles` of this epoch's training, None where a part of it
+    had no clock.
     """
 
     epoch: int
@@ -177,18 +180,40 @@ def initial_codes(shapes: Sequence[tuple[int, int]], seed: int) -> Parameters:
     """
     parameters = []
     for index, (weight, bias) in enumerate(initial_parameters(shapes, seed)):
-        bias_fraction = 7 + (7 if index == 0 else 4)
-        codes = [np.floor(weight * 2**14 + 0.5), np.floor(bias * 2**bias_fraction + 0.5)]
-        limited = [np.clip(code, -(2**15), 2**15 - 1).astype(np.int16) for code in codes]
-        parameters.append((limited[0], limited[1]))
+        parameters.append((_codes(weight, 14), _codes(bias, 7 + (7 if index == 0 else 4))))
     return parameters
+
+
+def initial_windowed_codes(shapes: Sequence[tuple[int, int]], seed: int, gain_shift: int) -> Parameters:
+    """`initial_parameters · 2^gain_shift` as int16 codes with 14 fraction bits, biases too: where
+    `docs/convolutions.md` is the arithmetic. `shapes`: `(taps, channels)` of each layer.
+    """
+    drawn = initial_parameters(shapes, seed)
+    return [(_codes(weight, 14 + gain_shift), _codes(bias, 14 + gain_shift)) for weight, bias in drawn]
+
+
+def _codes(values: np.ndarray, fraction_bits: int) -> np.ndarray:
+    """Floats as int16 codes: rounded half up, saturated."""
+    codes = np.floor(values * 2**fraction_bits + 0.5)
+    return np.clip(codes, -(2**15), 2**15 - 1).astype(np.int16)
 
 
 def network_identity(network: Network) -> str:
     """The parts of a network that its training depends on, as a line; its name is not one of them."""
-    sizes = [network.features, *(n_out for _, n_out in network.shapes)]
-    recipe = ", ".join(f"{key} {value}" for key, value in asdict(network.recipe).items())
-    return f"{'-'.join(map(str, sizes))} {network.basis} ({recipe})"
+    values = asdict(network.recipe)
+    if network.windowed:
+        shape = "x".join(map(str, network.input_shape))
+        layers = "-".join([f"{shape} {network.input}", *map(str, network.layers)])
+    else:
+        # The batch is 1; the gain and the coding are named only where they are not the usual ones,
+        # so that the line is that of networks from before there were others.
+        del values["batch"]
+        if values["gain_shift"] == 0:
+            del values["gain_shift"]
+        coding = "" if network.input == "unsigned" else f" {network.input}"
+        layers = "-".join(map(str, (network.features, *(n_out for _, n_out in network.shapes)))) + coding
+    recipe = ", ".join(f"{key} {value}" for key, value in values.items())
+    return f"{layers} {network.basis} ({recipe})"
 
 
 def accuracy(predictions: np.ndarray, labels: np.ndarray) -> float:
@@ -200,14 +225,16 @@ class Progress:
     """Tells on a stream how far a training is: on a terminal one line that is rewritten, else a
     line an epoch.
 
-    `quiet` says nothing at all. One object serves one training.
+    `quiet` says nothing at all; `name` of the training begins each line. One object serves one
+    training.
     """
 
     INTERVAL = 0.1
     WIDTH = 24
 
-    def __init__(self, stream: IO[str] | None = None, quiet: bool = False):
+    def __init__(self, stream: IO[str] | None = None, quiet: bool = False, name: str = ""):
         self._stream = sys.stderr if stream is None else stream
+        self._name = f"{name}: " if name else ""
         self._quiet = quiet
         self._live = not quiet and self._stream.isatty()
         self._shown = 0
@@ -232,7 +259,7 @@ class Progress:
         bar = "#" * filled + "." * (self.WIDTH - filled)
         left = f"ETA {_duration((total - done) / rate)}" if rate > 0 else "ETA –"
         right = f"{100 * correct / seen:5.1f} % right" if seen else ""
-        self._rewrite(f"epoch {epoch + 1}/{epochs} [{bar}] {rate:,.0f} samples/s, {left}, {right}")
+        self._rewrite(f"{self._name}epoch {epoch + 1}/{epochs} [{bar}] {rate:,.0f} samples/s, {left}, {right}")
 
     def epoch(self, entry: Epoch, epochs: int) -> None:
         """An epoch has ended."""
@@ -247,7 +274,7 @@ class Progress:
         if self._quiet:
             return
         self.clear()
-        print(text, file=self._stream, flush=True)
+        print(f"{self._name}{text}", file=self._stream, flush=True)
 
     def clear(self) -> None:
         """Takes the rewritten line off the terminal, so that others can write there."""
@@ -289,11 +316,12 @@ def train_epochs(
     progress = Progress() if progress is None else progress
     path = None if checkpoint_path is None else Path(checkpoint_path)
     identity = {**backend.identity(), "seed": str(seed), "data": dataset.sha256}
+    names = {"data": dataset.name}
     began = time.monotonic()
 
     run = _Run()
     if path is not None and path.exists():
-        saved = load_checkpoint(path, identity)
+        saved = load_checkpoint(path, identity, names)
         try:
             run = _Run.from_json(saved.progress)
             backend.load_state_dict(saved.state)
@@ -308,12 +336,13 @@ def train_epochs(
 
     def save() -> None:
         if path is not None:
-            save_checkpoint(path, Checkpoint(identity, run.to_json(), backend.state_dict()))
+            save_checkpoint(path, Checkpoint(identity, run.to_json(), backend.state_dict(), names))
 
     samples = len(dataset.y_train)
     total = epochs * samples
+    batch = getattr(backend, "batch", 1)
     progress.start(run.epoch * samples + run.sample)
-    chunk, last_save = 1, time.monotonic()
+    chunk, last_save = batch, time.monotonic()
     with _interruptible() as interrupted:
         while run.epoch < epochs:
             order = epoch_order(seed, run.epoch, samples)
@@ -333,7 +362,7 @@ def train_epochs(
                 if now - last_save > SECONDS_A_CHECKPOINT:
                     save()
                     last_save = time.monotonic()
-                chunk = _next_chunk(len(picked), now - start)
+                chunk = _next_chunk(len(picked), now - start, batch)
                 done = run.epoch * samples + run.sample
                 progress.update(done, total, run.epoch, epochs, run.correct, run.sample)
             entry = run.finish_epoch(
@@ -357,7 +386,9 @@ def train_epochs(
 
 @dataclass
 class _Run:
-    """Where a training stands: whole epochs, samples into the next, what they counted."""
+    """Where a training stands: whole epochs, samples into the next, what those counted; `cycles` is
+    None when there are none yet, or when a part of them had no clock.
+    """
 
     epoch: int = 0
     sample: int = 0
@@ -367,10 +398,11 @@ class _Run:
 
     def count(self, report: TrainReport, labels: np.ndarray) -> None:
         """Adds a chunk."""
+        before = self.cycles if self.sample else 0
         self.sample += len(labels)
         self.correct += int(np.sum(report.predictions == labels))
-        if report.cycles is not None:
-            self.cycles = (self.cycles or 0) + int(report.cycles)
+        counted = report.cycles
+        self.cycles = None if before is None or counted is None else before + int(counted)
 
     def finish_epoch(self, samples: int, test_accuracy: float, digest: str) -> Epoch:
         """Closes the epoch."""
@@ -391,11 +423,12 @@ class _Run:
         return cls(**{**values, "history": [Epoch(**entry) for entry in values["history"]]})
 
 
-def _next_chunk(samples: int, seconds: float) -> int:
-    """Samples that should take SECONDS_A_CHUNK; at most twice the last, as a first call may
-    compile.
+def _next_chunk(samples: int, seconds: float, batch: int) -> int:
+    """Samples that should take SECONDS_A_CHUNK, in whole batches; at most twice the last, as a
+    first call may compile.
     """
-    return max(1, min(2 * samples, int(samples * SECONDS_A_CHUNK / max(seconds, 1e-6))))
+    wanted = max(1, min(2 * samples, int(samples * SECONDS_A_CHUNK / max(seconds, 1e-6))))
+    return -(-wanted // batch) * batch
 
 
 @contextmanager

@@ -10,9 +10,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from golden.data import IDX_STEMS, load_dataset, load_digits, pixel_codes
+from golden.data import IDX_STEMS, load_dataset, load_digits, pixel_codes, require_fit
 from spec.errors import SpecError
-from spec.network import FullyConnected, Network, Recipe
+from spec.network import Convolution, FullyConnected, Network, Recipe
 
 PINNED_DIGITS = "3166c6a3e6d3e3bd6d840c9bf94f217f0ef6e614b530ac67174e06c8234673d4"
 SHAPES = {"x_train": (6, 3, 4), "y_train": (6,), "x_test": (4, 3, 4), "y_test": (4,)}
@@ -32,6 +32,11 @@ def arrays() -> dict[str, np.ndarray]:
 
 def network(features: int, classes: int) -> Network:
     return Network("net", (features,), classes, "walsh", (FullyConnected(classes),), Recipe(6, 6))
+
+
+def convolutional(shape: tuple[int, ...], classes: int, coding: str = "signed") -> Network:
+    layers = (Convolution(2, (2, 2), (1, 1)), FullyConnected(classes))
+    return Network("conv", shape, classes, "walsh", layers, Recipe(6, 6), input=coding)
 
 
 def idx(array: np.ndarray, kind: int = 8) -> bytes:
@@ -67,6 +72,18 @@ def test_codes_are_the_rounded_pixels(full_scale: int) -> None:
     assert codes.dtype == np.int8
     assert codes.tolist() == exact
     assert (codes[0], codes[-1]) == (0, 127)
+
+
+@pytest.mark.parametrize("full_scale", [16, 255])
+def test_signed_codes_are_the_rounded_pixels_from_the_middle(full_scale: int) -> None:
+    raw = np.arange(full_scale + 1, dtype=np.uint8)
+    exact = [(Fraction(int(value), full_scale) * 255 + Fraction(1, 2)).__floor__() - 128 for value in raw]
+    codes = pixel_codes(raw, full_scale, "signed")
+    assert codes.dtype == np.int8
+    assert codes.tolist() == exact
+    assert (codes[0], codes[-1]) == (-128, 127)
+    if full_scale == 255:
+        assert codes.tolist() == list(range(-128, 128))
 
 
 def test_digits_are_split_the_same_way_for_ever() -> None:
@@ -129,7 +146,7 @@ def test_labels_in_a_column_are_taken(arrays: dict[str, np.ndarray], tmp_path: P
     ("change", "words"),
     [
         ({"x_test": None}, "x_train, y_train, x_test, y_test"),
-        ({"x_train": np.zeros((6, 3, 4))}, "x_train: dtype must be uint8, got float64"),
+        ({"x_train": np.zeros((6, 3, 4))}, "x_train: dtype must be uint8 or int8, got float64"),
         ({"x_train": np.zeros(6, np.uint8)}, "x_train: shape must be"),
         ({"x_train": np.zeros((0, 3, 4), np.uint8), "y_train": np.zeros(0, int)}, "none empty"),
         ({"y_train": np.zeros(6)}, "y_train: dtype must be an integer, got float64"),
@@ -153,16 +170,17 @@ def test_a_file_that_is_no_npz_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "data.npz"
     for content in (b"", b"no archive", b"PK\3\4 cut"):
         path.write_bytes(content)
-        assert refused(path).startswith(str(path))
+        assert refused(path) == f"{path}: must be a .npz of plain arrays, as numpy.savez writes it (it is no archive)"
     np.savez(path, x_train=np.array([{}], dtype=object), y_train=0, x_test=0, y_test=0)
-    assert refused(path).startswith(str(path))
+    message = refused(path)
+    assert message.startswith(str(path)) and "Python objects" in message and "pickle" not in message
     with zipfile.ZipFile(path, "w") as archive:
         for key in SHAPES:
             archive.writestr(key, "text")
     assert refused(path) == f"{path}: x_train must be an array, as numpy.savez writes it"
     np.save(tmp_path / "array.npy", np.zeros(3))
     (tmp_path / "array.npy").rename(path)
-    assert refused(path).startswith(str(path))
+    assert "it is no archive" in refused(path)
 
 
 def test_a_wrong_path_is_refused(tmp_path: Path) -> None:
@@ -205,3 +223,139 @@ def test_data_must_fit_the_network(arrays: dict[str, np.ndarray], tmp_path: Path
     load_dataset(path, network(12, 200))
     with pytest.raises(SpecError, match="784 features"):
         load_dataset("digits", network(784, 10))
+
+
+def test_pixels_are_coded_as_the_network_says(arrays: dict[str, np.ndarray], tmp_path: Path) -> None:
+    path = tmp_path / "data.npz"
+    np.savez(path, allow_pickle=False, **arrays)
+    unsigned, signed = (load_dataset(path, convolutional((3, 4, 1), 5, coding)) for coding in ("unsigned", "signed"))
+    raw = arrays["x_train"].reshape(6, 12)
+    assert np.array_equal(unsigned.x_train, pixel_codes(raw, 255))
+    assert np.array_equal(signed.x_train, raw.astype(int) - 128)
+    assert signed.x_train.dtype == signed.x_test.dtype == np.int8
+    assert np.array_equal(signed.pixels_test, unsigned.pixels_test)
+    assert unsigned.sha256 == load_dataset(path).sha256 != signed.sha256
+    for dataset, coding in ((unsigned, "signed"), (signed, "unsigned")):
+        with pytest.raises(SpecError, match=f"codes must be {coding}, the input of network conv, got"):
+            require_fit(dataset, convolutional((3, 4), 5, coding))
+
+
+def test_images_with_channels_are_flattened_height_width_channel(
+    arrays: dict[str, np.ndarray], tmp_path: Path
+) -> None:
+    path = tmp_path / "data.npz"
+    colours = {key: value.reshape(len(value), 3, 2, 2) if key[0] == "x" else value for key, value in arrays.items()}
+    np.savez(path, allow_pickle=False, **colours)
+    dataset = load_dataset(path, convolutional((3, 2, 2), 5))
+    assert dataset.image_shape == (3, 2, 2)
+    assert dataset.raw_train[4, (1 * 2 + 0) * 2 + 1] == colours["x_train"][4, 1, 0, 1]
+    rule = "images must be 2x2x3 (height, width, channel) for network conv, got 3x2x2"
+    assert rule in refused(path, convolutional((2, 2, 3), 5))
+    assert "images must be 3x4 (height" in refused(path, convolutional((3, 4), 5))
+    # A fully connected layer sees no shape.
+    load_dataset(path, network(12, 5))
+
+
+@pytest.mark.parametrize("form", ["one piece", "two parts"])
+def test_signed_codes_in_a_file_stay(form: str, tmp_path: Path) -> None:
+    path = tmp_path / "data.npz"
+    x = np.random.default_rng(2).integers(-128, 128, (11, 3, 4)).astype(np.int8)
+    x[0, 0, :2] = -128, 127
+    y = (np.arange(11) % 5).astype(np.uint8)
+    if form == "one piece":
+        np.savez(path, allow_pickle=False, x=x, y=y)
+    else:
+        np.savez(path, allow_pickle=False, x_train=x[:8], y_train=y[:8], x_test=x[8:], y_test=y[8:])
+    for dataset in (load_dataset(path), load_dataset(path, convolutional((3, 4, 1), 5))):
+        # Four fifths of 11 are 8.
+        assert np.array_equal(dataset.x_train, x[:8].reshape(8, 12))
+        assert np.array_equal(dataset.x_test, x[8:].reshape(3, 12))
+        assert np.array_equal(dataset.pixels_test, x[8:].reshape(3, 12) / 128)
+        assert (dataset.y_train.tolist(), dataset.y_test.tolist()) == (y[:8].tolist(), y[8:].tolist())
+        assert (dataset.image_shape, dataset.classes, dataset.coding) == ((3, 4), 5, "signed")
+    assert "codes must be unsigned, the input of network net, got signed" in refused(path, network(12, 5))
+
+
+@pytest.mark.parametrize(
+    ("x", "y", "words"),
+    [
+        (np.zeros((4, 3, 4), np.int8), np.zeros(4, int), "x: must have 5 samples or more, got shape (4, 3, 4)"),
+        (np.zeros((), np.int8), np.zeros(4, int), "x: must have 5 samples or more, got shape ()"),
+        (np.zeros((9, 3, 4), np.int8), np.zeros(8, int), "y: must have 9 labels, one an image, got 8"),
+        (np.zeros((9, 3, 4), np.int16), np.zeros(9, int), "x: dtype must be uint8 or int8, got int16"),
+        (np.zeros(9, np.int8), np.zeros(9, int), "x: shape must be"),
+        (np.zeros((9, 3, 4), np.int8), np.zeros(9), "y: dtype must be an integer, got float64"),
+        (np.zeros((9, 3, 4), np.int8), np.zeros((9, 2), int), "y: shape must be (7,), one label an image"),
+        (np.zeros((9, 3, 4), np.int8), np.array([0] * 8 + [255]), "y: labels must be 254 or less"),
+    ],
+)
+def test_a_wrong_npz_in_one_piece_is_refused(x: np.ndarray, y: np.ndarray, words: str, tmp_path: Path) -> None:
+    path = tmp_path / "data.npz"
+    np.savez(path, allow_pickle=False, x=x, y=y)
+    message = refused(path)
+    assert message.startswith(str(path)) and words in message
+
+
+def test_a_file_with_half_the_keys_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "data.npz"
+    np.savez(path, allow_pickle=False, x=np.zeros((9, 3, 4), np.int8))
+    assert refused(path) == f"{path}: keys must include x_train, y_train, x_test, y_test (or x, y), got x"
+
+
+def test_training_and_test_must_be_of_one_kind(arrays: dict[str, np.ndarray], tmp_path: Path) -> None:
+    path = tmp_path / "data.npz"
+    np.savez(path, allow_pickle=False, **{**arrays, "x_test": arrays["x_test"].astype(np.int8)})
+    assert "x_test: dtype must be the training images', uint8, got int8" in refused(path)
+
+
+@pytest.mark.parametrize(
+    ("x", "fix"),
+    [
+        (np.full((9, 12), 0.5), 'convert with (x * 255).round().astype("uint8")'),
+        (np.full((9, 12), 200.5, np.float32), 'convert with x.round().astype("uint8")'),
+        (np.full((9, 12), 200), 'convert with x.astype("uint8")'),
+        (np.full((9, 12), True), 'convert with (x * 255).astype("uint8")'),
+        (np.full((9, 12), -0.5), "scale the pixels to 0 (black) ... 255"),
+        (np.full((9, 12), np.nan), "scale the pixels to 0 (black) ... 255"),
+        (np.full((9, 12), "1"), "scale the pixels to 0 (black) ... 255"),
+    ],
+    ids=lambda value: str(value.dtype) if isinstance(value, np.ndarray) else "",
+)
+def test_images_of_another_type_are_refused_with_what_to_do(x: np.ndarray, fix: str, tmp_path: Path) -> None:
+    path = tmp_path / "data.npz"
+    np.savez(path, allow_pickle=False, x=x, y=np.zeros(9, int))
+    assert f"{path}: x: dtype must be uint8 or int8, got {x.dtype}; {fix}" in refused(path)
+    if fix.startswith("convert"):
+        np.savez(path, allow_pickle=False, x=eval(fix.removeprefix("convert with ")), y=np.zeros(9, int))
+        load_dataset(path)
+
+
+@pytest.mark.parametrize(
+    ("brightest", "said"),
+    [
+        (255, ""),
+        (128, ""),
+        (127, 'if 127 is white, save them as (x * (255 / 127)).round().astype("uint8")'),
+        (16, 'if 16 is white, save them as (x * (255 / 16)).round().astype("uint8")'),
+        (0, "all are black"),
+    ],
+)
+def test_faint_images_are_trained_with_a_warning(
+    brightest: int, said: str, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    path = tmp_path / "data.npz"
+    x = np.zeros((9, 12), np.uint8)
+    x[-1, 3] = brightest  # a test image
+    np.savez(path, allow_pickle=False, x=x, y=np.zeros(9, int))
+    load_dataset(path)
+    line = f"{path}: warning: no pixel is brighter than {brightest} of 255; {said}\n"
+    assert capsys.readouterr().err == (line if said else "")
+    if brightest and said:
+        np.savez(path, allow_pickle=False, x=eval(said.split(" as ")[1]), y=np.zeros(9, int))
+        assert load_dataset(path).x_test.max() == 127
+        assert capsys.readouterr().err == ""
+    # Codes have their scale in them, and the digits are known to be 0 to 16.
+    np.savez(path, allow_pickle=False, x=np.minimum(x, 16).astype(np.int8), y=np.zeros(9, int))
+    load_dataset(path)
+    load_dataset()
+    assert capsys.readouterr().err == ""

@@ -126,6 +126,22 @@ def test_initial_codes_are_the_initial_parameters_rounded() -> None:
     assert initial_codes([(1, 1000)], 0)[0][0].max() <= 2**14
 
 
+def test_a_network_is_named_by_what_its_training_depends_on() -> None:
+    """In checkpoints that exist, too: the line of a network without batches stays as it is."""
+    line = "6-5-3 walsh (hidden_rate_shift 5, output_rate_shift 4, temperature_shift 0)"
+    assert train_module.network_identity(NETWORK) == line
+    assert train_module.network_identity(replace(NETWORK, name="other")) == line
+    recipe = NETWORK.recipe
+    others = [
+        replace(NETWORK, input="signed"),
+        replace(NETWORK, recipe=replace(recipe, batch=2)),
+        replace(NETWORK, recipe=replace(recipe, batch=3)),
+        replace(NETWORK, recipe=replace(recipe, batch=3, gain_shift=1)),
+        replace(NETWORK, input="signed", recipe=replace(recipe, batch=3)),
+    ]
+    assert len({line, *map(train_module.network_identity, others)}) == 6
+
+
 def test_the_result_tells_what_happened(dataset: Dataset) -> None:
     told: list[Epoch] = []
     backend = Probe()
@@ -183,6 +199,45 @@ def test_interrupted_and_resumed_is_uninterrupted(
     assert first.seen + second.seen == 3 * SAMPLES
     assert result.history == run(Probe(), dataset).history
     assert (result.samples, result.cycles) == (3 * SAMPLES, 3 * SAMPLES * 7)
+
+
+@pytest.mark.parametrize("stop_at", [1, 20, SAMPLES, SAMPLES + 1, 2 * SAMPLES + 12])
+def test_batches_are_whole_but_an_epochs_last(stop_at: int, dataset: Dataset, tmp_path: Path) -> None:
+    """Whatever time a chunk takes, and wherever a training was interrupted."""
+    path = tmp_path / "run.ckpt"
+    calls: list[int] = []
+
+    class Batched(Probe):
+        batch = 5
+
+        def train(self, x: np.ndarray, labels: np.ndarray) -> TrainReport:
+            calls.append(len(x))
+            # The batches are hashed one by one, so that it is seen how they were cut.
+            for first in range(0, len(x), self.batch):
+                last = slice(first, first + self.batch)
+                self._code = self._code ^ np.int16(len(x[last]))
+                super().train(x[last], labels[last])
+            return TrainReport(labels.copy(), 7 * len(labels))
+
+    expected = run(Batched(), dataset)
+    assert sum(calls) == 3 * SAMPLES
+    calls.clear()
+    with pytest.raises(TrainingInterrupted):
+        run(Batched(stop_at), dataset, path=path)
+    before = load_checkpoint(path).progress
+    assert before["sample"] % 5 == 0 or before["sample"] == SAMPLES
+    assert run(Batched(), dataset, path=path).history == expected.history
+    assert {calls[0] % 5, sum(calls)} <= {0, 3 * SAMPLES}
+    # Only the last call of an epoch may be anything but whole batches.
+    assert sum(size % 5 != 0 for size in calls) == 3
+
+
+@pytest.mark.parametrize("seconds", [0.0, 1e-3, 0.03, 10.0])
+def test_a_chunk_is_whole_batches(seconds: float) -> None:
+    for samples, batch in ((1, 1), (7, 1), (7, 5), (64, 64), (100, 64)):
+        chunk = train_module._next_chunk(samples, seconds, batch)
+        assert chunk % batch == 0
+        assert batch <= chunk < 2 * samples + batch
 
 
 def test_a_second_interrupt_ends_at_once(dataset: Dataset, tmp_path: Path) -> None:
@@ -354,6 +409,61 @@ def test_wrong_arguments_are_refused(dataset: Dataset) -> None:
         run(Probe(), replace(dataset, classes=4))
 
 
+@pytest.mark.parametrize("clocks", ["yes no", "no yes", "yes no yes", "yes yes"])
+def test_cycles_are_those_of_whole_epochs_or_none(
+    clocks: str, dataset: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A training that a backend with a clock and one without take turns in, in its second epoch of three."""
+
+    class Clockless(Probe):
+        def train(self, x: np.ndarray, labels: np.ndarray) -> TrainReport:
+            return TrainReport(super().train(x, labels).predictions)
+
+    monkeypatch.setattr(train_module, "_next_chunk", lambda *_: 4)
+    path, last = tmp_path / "run.ckpt", clocks.split()[-1]
+    run(Probe(), dataset, epochs=1, path=path)
+    for clock in clocks.split()[:-1]:
+        with pytest.raises(TrainingInterrupted):
+            run((Probe if clock == "yes" else Clockless)(9), dataset, path=path)
+    result = run((Probe if last == "yes" else Clockless)(), dataset, path=path)
+    whole = 7 * SAMPLES
+    second = whole if "no" not in clocks else None
+    assert [entry.cycles for entry in result.history] == [whole, second, whole if last == "yes" else None]
+    assert result.cycles == (3 * whole if second else None)
+
+
+def test_foreign_data_are_named_beside_their_hashes(dataset: Dataset, tmp_path: Path) -> None:
+    path = tmp_path / "run.ckpt"
+    run(Probe(), dataset, epochs=1, path=path)
+    other = replace(dataset, name="other", y_train=np.roll(dataset.y_train, 1))
+    with pytest.raises(SpecError) as caught:
+        run(Probe(), other, path=path)
+    assert str(caught.value) == (
+        f"{path}: checkpoint has data toy (SHA-256 {dataset.sha256[:12]}...), this run has other "
+        f"(SHA-256 {other.sha256[:12]}...); continue with the same data, or train into another folder (--out)"
+    )
+    # A checkpoint from before there were names is one too.
+    with np.load(path) as archive:
+        arrays = dict(archive)
+    meta = json.loads(str(arrays["meta"]))
+    del meta["names"]
+    checkpoint_module.write_atomically(path, {**arrays, "meta": np.array(json.dumps(meta))})
+    with pytest.raises(SpecError, match=f"checkpoint has data {dataset.sha256}, this run has other"):
+        run(Probe(), other, path=path)
+    assert run(Probe(), dataset, path=path).history == run(Probe(), dataset).history
+
+
+def test_a_file_that_is_no_archive_is_not_advised_to_be_unpickled(dataset: Dataset, tmp_path: Path) -> None:
+    path = tmp_path / "run.ckpt"
+    for content in (b"hello", b"\x80\x04K\x01."):
+        path.write_bytes(content)
+        for load in (load_checkpoint, load_weights):
+            with pytest.raises(SpecError) as caught:
+                load(path)
+            assert "it is no .npz archive of plain arrays" in str(caught.value)
+            assert "pickle" not in str(caught.value)
+
+
 @pytest.mark.parametrize("step", ["fsync", "replace"])
 def test_a_failed_write_leaves_the_old_file_alone(
     step: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -448,6 +558,9 @@ def test_progress_is_one_line_on_a_terminal_and_a_line_an_epoch_elsewhere(
     assert terminal.getvalue().count("\n") == 2
     shown = terminal.getvalue().split("\r")
     assert any("epoch 2/2 [#" in text and "ETA 0:00" in text for text in shown)
+    named = io.StringIO()
+    train_epochs(Probe(), dataset, 2, 0, None, Progress(named, name="float bp"))
+    assert named.getvalue().splitlines() == [f"float bp: {line}" for line in lines]
 
 
 def test_training_runs_outside_of_the_main_thread(dataset: Dataset) -> None:

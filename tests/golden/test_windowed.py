@@ -1,0 +1,644 @@
+"""The model of convolutions and batches against the page it is written from, and as arithmetic."""
+
+import math
+from collections.abc import Callable
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from golden import windowed
+from golden.data import load_dataset
+from golden.fixed import StepResult, moved
+from golden.maps import window_labels
+from golden.train import Parameters, Progress, initial_windowed_codes, train_epochs
+from golden.windowed import WindowedModel
+from spec.basis import Basis
+from spec.errors import SpecError
+from spec.lfsr import PERIOD, SEQUENCE, offset
+from spec.machine import Machine
+from spec.network import Convolution, FullyConnected, Network, Recipe
+
+SEED = 20
+Sample = tuple[int, list[list[int] | None]]
+
+
+def _rnd(value: int, shift: int) -> int:
+    return (value + 2**shift // 2) // 2**shift
+
+
+def _sat(value: int, bits: int) -> int:
+    return sorted((-(2 ** (bits - 1)), value, 2 ** (bits - 1) - 1))[1]
+
+
+class _Lfsr:
+    def __init__(self, steps: int):
+        self.state = 1
+        for _ in range(steps):
+            self.step()
+
+    def step(self) -> None:
+        self.state = (self.state >> 1) ^ (0xB400 if self.state & 1 else 0)
+
+    def top(self, bits: int) -> int:
+        return self.state * 2**bits // 2**16
+
+
+class _Layer:
+    """Section 1: a layer's sizes, from a network's layer and the `(h, w, c)` before it."""
+
+    def __init__(self, layer: Convolution | FullyConnected, before: tuple[int, int, int], in_frac: int):
+        self.in_frac, self.act_frac = in_frac, layer.activation_fraction
+        self.pool = self.depthwise = None
+        if isinstance(layer, Convolution):
+            self.h, self.w, self.c = before
+            self.kernel, self.stride, self.padding = layer.kernel, layer.stride, layer.padding
+            self.depthwise, self.pool = layer.depthwise, layer.pool
+            self.n = self.c if layer.depthwise else layer.channels
+            asked = layer.latent
+        else:
+            self.h, self.w, self.c = 1, 1, math.prod(before)
+            self.kernel, self.stride, self.padding, asked = (1, 1), 1, 0, (1, 1)
+            self.n = layer.neurons
+        self.H = (self.h + 2 * self.padding - self.kernel[0]) // self.stride + 1
+        self.W = (self.w + 2 * self.padding - self.kernel[1]) // self.stride + 1
+        self.wh, self.ww = math.ceil(self.H / asked[0]), math.ceil(self.W / asked[1])
+        if self.pool == "max":
+            self.wh, self.ww = self.wh + self.wh % 2, self.ww + self.ww % 2
+        self.gh, self.gw = math.ceil(self.H / self.wh), math.ceil(self.W / self.ww)
+        self.latent_shift = max(0, round(math.log2(self.wh * self.ww)) - 2)
+        self.places = [(y, x) for y in range(self.H) for x in range(self.W)]
+        ci = [0] if self.depthwise else range(self.c)
+        self.taps = [(ky, kx, i) for ky in range(self.kernel[0]) for kx in range(self.kernel[1]) for i in ci]
+        self.after, self.out_frac = (self.H, self.W, self.n), self.act_frac
+        if self.pool == "max":
+            self.after = (self.H // 2, self.W // 2, self.n)
+        if self.pool == "latent":
+            self.after = (self.gh, self.gw, self.n)
+            self.out_frac += round(math.log2(self.wh * self.ww)) - self.latent_shift
+
+    def read(self, x: list[int], place: tuple[int, int], tap: tuple[int, int, int], j: int) -> int:
+        y = place[0] * self.stride + tap[0] - self.padding
+        column = place[1] * self.stride + tap[1] - self.padding
+        channel = j if self.depthwise else tap[2]
+        inside = 0 <= y < self.h and 0 <= column < self.w
+        return x[(y * self.w + column) * self.c + channel] if inside else 0
+
+    def latent(self, j: int, place: tuple[int, int]) -> int:
+        return j * self.gh * self.gw + place[0] // self.wh * self.gw + place[1] // self.ww
+
+
+class Page:
+    """docs/convolutions.md, sections 1 to 3, once more: one number at a time, LFSRs that really step.
+
+    A gradient is the sum over pixels of `x · d · slope`. It shares nothing with the model but the
+    basis; whoever changes the page changes both.
+    """
+
+    def __init__(self, network: Network, machine: Machine, parameters: Parameters, train_hidden: bool = True):
+        self.network, self.machine, self.train_hidden = network, machine, train_hidden
+        self.w = [weight.tolist() for weight, _ in parameters]
+        self.b = [bias.tolist() for _, bias in parameters]
+        self.layers: list[_Layer] = []
+        height, width, channels = (*network.input_shape, 1, 1)[:3]
+        before, frac = (height, width, channels), 7
+        for layer in network.layers:
+            self.layers.append(_Layer(layer, before, frac))
+            before, frac = self.layers[-1].after, self.layers[-1].out_frac
+        count = machine.rows * machine.cols + 1
+        self.lfsrs = [_Lfsr(n * (65535 // count)) for n in range(count)]
+        self.exp = [round(4096 * 2 ** -((j + 0.5) / 16)) for j in range(16)]
+        self.rcp9 = [round(512 / (1 + (j + 0.5) / 16)) for j in range(16)]
+        self.rcp8 = [round(256 / (1 + (j + 0.5) / 16)) for j in range(16)]
+
+    def batch(self, samples: list[list[int]], labels: list[int] | None) -> list[Sample]:
+        scores: list[list[list[int] | None]] = [[] for _ in samples]
+        for number, layer in enumerate(self.layers):
+            last = number == len(self.layers) - 1
+            traces = []
+            for index, x in enumerate(samples):
+                z = self.forward(number, x)
+                neg, score, d, k = {at: z[at] < 0 and not last for at in z}, None, None, 0
+                if last:
+                    score = [_sat(_rnd(z[0, 0, j], 14 + layer.in_frac - 9), 20) for j in range(layer.n)]
+                    after = []
+                    if labels is not None:
+                        d = [min(max(_rnd(v, 1), -127), 127) for v in self.error(score, labels[index], 9)]
+                else:
+                    a, lat, after = self.pooled(layer, z)
+                    if labels is not None and self.train_hidden:
+                        d, score, k = self.hidden(lat, labels[index])
+                scores[index].append(score)
+                traces.append((x, neg, d, k, after))
+            if traces[0][2] is not None:
+                self.update(number, traces, last)
+            samples = [trace[4] for trace in traces]
+        found = []
+        for sample in scores:
+            assert sample[-1] is not None
+            found.append((sample[-1].index(max(sample[-1])), sample))
+        return found
+
+    def forward(self, number: int, x: list[int]) -> dict:
+        layer, z = self.layers[number], {}
+        for place in layer.places:
+            for j in range(layer.n):
+                total = self.b[number][j] * 2**layer.in_frac
+                for t, tap in enumerate(layer.taps):
+                    total += self.w[number][j][t] * layer.read(x, place, tap, j)
+                z[*place, j] = total
+        return z
+
+    def pooled(self, layer: _Layer, z: dict) -> tuple[dict, list[int], list[int]]:
+        shift = 14 + layer.in_frac - layer.act_frac
+        a = {at: _sat(_rnd(v >> 3 if v < 0 else v, shift), 8) for at, v in z.items()}
+        sums = [0] * (layer.n * layer.gh * layer.gw)
+        for (y, x, j), v in a.items():
+            sums[layer.latent(j, (y, x))] += v
+        lat = [_sat(_rnd(v, layer.latent_shift), 8) for v in sums]
+        after = []
+        for y in range(layer.after[0]):
+            for x in range(layer.after[1]):
+                for j in range(layer.n):
+                    if layer.pool == "max":
+                        after.append(max(a[2 * y + dy, 2 * x + dx, j] for dy in (0, 1) for dx in (0, 1)))
+                    elif layer.pool == "latent":
+                        after.append(lat[(j * layer.gh + y) * layer.gw + x])
+                    else:
+                        after.append(a[y, x, j])
+        return a, lat, after
+
+    def hidden(self, lat: list[int], label: int) -> tuple[list[int], list[int], int]:
+        classes = range(self.network.classes)
+        basis = Basis(self.network.basis, self.network.classes)
+        table, frac = basis.table(len(lat)).tolist(), basis.fraction_bits
+        score = [_sat(_rnd(sum(t * v for t, v in zip(table[c], lat, strict=True)), frac), 20) for c in classes]
+        ss = sum(v * v for v in lat)
+        top = int(math.log2(ss)) if ss else 0
+        k = (top + 1) // 2
+        e = self.error(score, label, self.network.recipe.temperature_shift + k)
+        gs = sum(e[c] * score[c] for c in classes)
+        h = _sat(_rnd(gs * 2, k), 16)
+        mantissa = int(16 * ss / 2**top) % 16
+        q = _sat(_rnd(h * self.rcp8[mantissa], top // 2 + 2), 16)
+        d = []
+        for i, v in enumerate(lat):
+            g = _rnd(sum(table[c][i] * e[c] for c in classes), frac) - _rnd(q * v, 7)
+            d.append(min(max(_rnd(g, 2), -127), 127))
+        return d, score, k
+
+    def error(self, score: list[int], label: int, shift: int) -> list[int]:
+        u = [_sat(_rnd(v * 512, shift), 16) for v in score]
+        powers = []
+        for v in u:
+            whole, part = divmod(max(u) - v, 256)
+            powers.append(0 if whole > 12 else self.exp[part // 16] >> whole)
+        total = sum(powers)
+        top = int(math.log2(total))
+        reciprocal = self.rcp9[int(total / 2 ** (top - 4)) % 16]
+        p = [_rnd(v * reciprocal, top + 1) for v in powers]
+        return [v - 256 * (c == label) for c, v in enumerate(p)]
+
+    def left(self, number: int, k: int, last: bool) -> int:
+        layer, machine, recipe = self.layers[number], self.machine, self.network.recipe
+        bits = machine.fraction_bits
+        if last:
+            rate = recipe.output_rate_shift + 10 + layer.in_frac - 14
+        else:
+            rate = recipe.hidden_rate_shift + 9 + layer.in_frac + layer.latent_shift - layer.act_frac - 14
+        connected = isinstance(self.network.layers[number], FullyConnected)
+        coarse = 4 if connected and bits > 16 else 0
+        most = machine.delta_bits - 8
+        while not self.fits(layer, most + coarse):
+            most -= 1
+        assert most >= 0
+        return coarse + min(max(bits - rate - k - coarse, 0), most)
+
+    def fits(self, layer: _Layer, left: int) -> bool:
+        d = self.network.recipe.batch * layer.H * layer.W * 8 * max(128, 2**layer.in_frac) * 127 * 2**left
+        return 2 ** (15 + self.machine.fraction_bits) + d <= 2 ** (self.machine.psum_bits - 1)
+
+    def update(self, number: int, traces: list, last: bool) -> None:
+        layer, bits = self.layers[number], self.machine.fraction_bits
+        rows, cols = self.machine.rows, self.machine.cols
+        w, b = self.w[number], self.b[number]
+        lefts = [self.left(number, trace[3], last) for trace in traces]
+
+        def total(j: int, read: Callable[[list[int], tuple[int, int]], int]) -> int:
+            change = 0
+            for (x, neg, d, _, _), left in zip(traces, lefts, strict=True):
+                for place in layer.places:
+                    slope = 1 if neg[*place, j] else 8
+                    change += read(x, place) * slope * -d[layer.latent(j, place)] * 2**left
+            return change
+
+        def move(code: int, lfsr: _Lfsr, change: int) -> int:
+            value = code * 2**bits + lfsr.top(bits) + change
+            assert abs(value) < 2 ** (self.machine.psum_bits - 1)
+            return _sat(value // 2**bits, 16)
+
+        tiles = len(layer.taps) if layer.depthwise else -(-len(layer.taps) // rows)
+        for jt in range(-(-layer.n // cols)):
+            for it in range(tiles):
+                for r in range(rows):
+                    for c in range(cols):
+                        j, t, lfsr = jt * cols + c, it * rows + r, self.lfsrs[r * cols + c]
+                        if layer.depthwise:
+                            t = it if r == c else len(layer.taps)
+                        if j < layer.n and t < len(layer.taps):
+                            tap = layer.taps[t]
+                            change = total(j, lambda x, place, tap=tap, j=j: layer.read(x, place, tap, j))
+                            w[j][t] = move(w[j][t], lfsr, change)
+                        lfsr.step()
+            for c in range(cols):
+                j, lfsr = jt * cols + c, self.lfsrs[rows * cols]
+                if j < layer.n:
+                    b[j] = move(b[j], lfsr, total(j, lambda x, place: 2**layer.in_frac))
+                lfsr.step()
+
+    def parameters(self) -> Parameters:
+        return [(np.array(w), np.array(b)) for w, b in zip(self.w, self.b, strict=True)]
+
+
+def machine(rows: int, cols: int, delta_bits: int = 18, fraction_bits: int = 20, gradient_bits: int = 48) -> Machine:
+    """A machine with memories large enough for the networks here."""
+    sizes = (4096, 4096, 4096, 4096, 256, 4, delta_bits, fraction_bits, 64)
+    return Machine(f"{rows}x{cols}", rows, cols, *sizes, gradient_bits=gradient_bits)
+
+
+def conv(channels: int, kernel: tuple[int, int], latent: tuple[int, int], **other) -> Convolution:
+    return Convolution(channels, kernel, latent, **other)
+
+
+def depthwise(kernel: tuple[int, int], latent: tuple[int, int], channels: int, **other) -> Convolution:
+    return Convolution(channels, kernel, latent, depthwise=True, **other)
+
+
+def network(shape: tuple[int, ...], layers: list, basis: str = "square", rates: tuple = (3, 2), **other) -> Network:
+    """The last size is the classes; `other` is the recipe's, and `input` the network's."""
+    given = tuple(FullyConnected(layer) if isinstance(layer, int) else layer for layer in layers)
+    coding = other.pop("input", "unsigned")
+    return Network("test", shape, given[-1].neurons, basis, given, Recipe(*rates, **other), input=coding)
+
+
+def wild_parameters(net: Network, rng: np.random.Generator) -> Parameters:
+    """Parameters of every size up to saturation, corner codes among them."""
+    found = []
+    for taps, channels in net.shapes:
+        pair = []
+        for shape in ((channels, taps), (channels,)):
+            codes = rng.normal(0, 2.0 ** rng.integers(9, 16), shape)
+            corner = rng.random(shape) < 0.1
+            codes = np.where(corner, rng.choice([-32768, 32767, 0, -1], shape), codes)
+            pair.append(np.clip(np.round(codes), -32768, 32767).astype(np.int16))
+        found.append((pair[0], pair[1]))
+    return found
+
+
+def wild_samples(features: int, count: int, rng: np.random.Generator) -> np.ndarray:
+    """Samples int8, corners among them."""
+    x = rng.integers(-128, 128, (count, features)).astype(np.int8)
+    x[0], x[1 % count], x[2 % count] = 127, -128, 0
+    return x
+
+
+def plain(results: list[StepResult]) -> list[Sample]:
+    """Results as the page gives them."""
+    scores = [[None if score is None else score.tolist() for score in result.scores] for result in results]
+    return [(result.prediction, sample) for result, sample in zip(results, scores, strict=True)]
+
+
+def same(first: dict[str, np.ndarray], second: dict[str, np.ndarray]) -> bool:
+    return set(first) == set(second) and all(np.array_equal(first[name], second[name]) for name in first)
+
+
+NETWORKS = {
+    "max pool, odd map": network((5, 4, 2), [conv(3, (3, 3), (2, 2), padding=1, pool="max"), 3], batch=3),
+    "stride, windows that do not divide": network(
+        (9, 8, 1),
+        [conv(3, (3, 2), (3, 3), stride=2, padding=1, pool="latent"), conv(2, (2, 2), (1, 1)), 5, 3],
+        "walsh",
+        batch=2,
+    ),
+    "depthwise": network(
+        (7, 5, 1),
+        [
+            conv(5, (3, 3), (2, 2), stride=2, padding=1),
+            depthwise((3, 3), (2, 1), 5, padding=1, pool="latent"),
+            conv(3, (1, 1), (1, 1), pool="latent", activation_fraction=5),
+            4,
+        ],
+        "sine",
+        batch=3,
+        input="signed",
+    ),
+    "depthwise, stride, max": network(
+        (8, 7, 3), [depthwise((3, 2), (2, 2), 3, stride=2, pool="max"), 3], rates=(-2, -4), temperature_shift=1
+    ),
+    "fully connected": network((7,), [5, 6, 4], batch=2, rates=(2, 1)),
+    "latents of 9 bits, windows of one pixel": network(
+        (5, 5, 1),
+        [
+            conv(3, (2, 2), (2, 2), activation_fraction=7, pool="latent"),
+            conv(4, (1, 1), (2, 2), activation_fraction=5),
+            3,
+        ],
+        "walsh",
+        batch=4,
+        rates=(-8, -8),
+    ),
+    "rates below the last fraction bit": network(
+        (6, 6, 1), [conv(2, (3, 3), (2, 2), padding=2), 6, 3], batch=2, rates=(14, 12)
+    ),
+    "activations of 3 and 6 bits": network(
+        (4, 4, 2), [conv(4, (2, 2), (3, 1), activation_fraction=3), FullyConnected(4, 6), 3], batch=4, gain_shift=1
+    ),
+}
+MACHINES = [machine(2, 2), machine(4, 3, 18, 12, 30), machine(3, 2, 18, 24, 46), machine(5, 5, 18, 16, 41)]
+
+
+@pytest.mark.parametrize("start", ["initial", "wild"])
+@pytest.mark.parametrize("shape", MACHINES, ids=lambda m: f"{m.name} F{m.fraction_bits}")
+@pytest.mark.parametrize("name", NETWORKS)
+def test_model_is_the_page(name: str, shape: Machine, start: str) -> None:
+    net = NETWORKS[name]
+    rng = np.random.default_rng([SEED, shape.rows])
+    codes = initial_windowed_codes(net.shapes, SEED, net.recipe.gain_shift)
+    parameters = codes if start == "initial" else wild_parameters(net, rng)
+    if any(isinstance(layer, Convolution) and layer.depthwise for layer in net.layers) and shape.rows < shape.cols:
+        pytest.skip("depthwise needs R >= C")
+    model = WindowedModel(net, shape)
+    model.load_parameters(parameters)
+    page = Page(net, shape, parameters)
+    before = model.parameters()
+    # The last batch is short where a batch is more than one sample.
+    count = max(3, 2 * net.recipe.batch + 1)
+    x, labels = wild_samples(net.features, count, rng), rng.integers(net.classes, size=count)
+    expected = []
+    for first in range(0, count, net.recipe.batch):
+        part = slice(first, first + net.recipe.batch)
+        expected += page.batch(x[part].tolist(), labels[part].tolist())
+    assert plain(model.run(x, labels)) == expected
+    assert plain([model.step(x[-1])]) == [
+        (guess, [*[None] * (len(net.layers) - 1), scores[-1]]) for guess, scores in page.batch([x[-1].tolist()], None)
+    ]
+    for number, (found, wanted) in enumerate(zip(model.parameters(), page.parameters(), strict=True)):
+        assert np.array_equal(found[0], wanted[0]), f"weights {number}"
+        assert np.array_equal(found[1], wanted[1]), f"biases {number}"
+    changed = [np.mean(a[0] != b[0]) for a, b in zip(before, model.parameters(), strict=True)]
+    assert min(changed) > 0, "a layer whose weights stayed compares nothing"
+
+
+def test_frozen_layers_stay_and_form_no_scores() -> None:
+    net, shape = NETWORKS["stride, windows that do not divide"], machine(3, 2)
+    model = WindowedModel(net, shape, SEED, train_hidden=False)
+    parameters = model.parameters()
+    page = Page(net, shape, parameters, train_hidden=False)
+    x = wild_samples(net.features, 4, np.random.default_rng(SEED))
+    results = model.run(x, np.array([0, 1, 2, 0]))
+    assert plain(results) == page.batch(x[:2].tolist(), [0, 1]) + page.batch(x[2:].tolist(), [2, 0])
+    assert [score is None for score in results[0].scores] == [True, True, True, False]
+    for number, (found, was) in enumerate(zip(model.parameters(), parameters, strict=True)):
+        assert np.array_equal(found[0], was[0]) == np.array_equal(found[1], was[1]) == (number < 3)
+    # Two updates of the last layer alone: 5 taps and 3 channels are 2 x 2 tiles.
+    assert (model.update_steps, model.bias_steps) == (2 * 4, 2 * 4)
+
+
+def test_counters_count_padding_and_wrap() -> None:
+    net, shape = NETWORKS["depthwise"], machine(3, 2)
+    model = WindowedModel(net, shape, SEED)
+    x = wild_samples(net.features, 4, np.random.default_rng(SEED))
+    model.train(x, np.arange(4))
+    # Column tiles times row tiles; depthwise one step a tap. Two batches.
+    tiles = [(3, 3), (3, 9), (2, 2), (2, 1)]
+    assert net.shapes == ((9, 5), (9, 5), (5, 3), (3, 4))
+    assert model.update_steps == 2 * sum(columns * steps for columns, steps in tiles)
+    assert model.bias_steps == 2 * sum(columns * 2 for columns, _ in tiles)
+    other = WindowedModel(net, shape, SEED)
+    model.load_parameters(other.parameters())
+    model.update_steps, model.bias_steps = PERIOD - 5, PERIOD - 3
+    other.update_steps, other.bias_steps = 2 * PERIOD - 5, 2 * PERIOD - 3
+    for m in (model, other):
+        m.train(x[:2], np.array([1, 2]))
+    assert model.update_steps == sum(columns * steps for columns, steps in tiles) - 5
+    assert same(model.state_dict(), other.state_dict())
+
+
+# Batches.
+
+
+def test_whole_batches_may_be_cut_anywhere_else() -> None:
+    """Chunks of whole batches give what one call gives, also from the state of another model."""
+    net, shape = NETWORKS["max pool, odd map"], machine(3, 2)
+    x, labels = wild_samples(net.features, 11, np.random.default_rng(SEED)), np.arange(11) % 3
+    whole, first, second = (WindowedModel(net, shape, seed) for seed in (1, 1, 2))
+    predictions = whole.train(x, labels).predictions
+    assert whole.batch == 3
+    early = first.train(x[:6], labels[:6]).predictions
+    second.load_state_dict(first.state_dict())
+    first.train(x[:1], labels[:1])  # the state that was given away must not follow
+    late = second.train(x[6:], labels[6:]).predictions
+    assert np.array_equal(np.concatenate([early, late]), predictions)
+    assert same(whole.state_dict(), second.state_dict())
+
+
+def test_a_batch_has_no_order_but_layers_have() -> None:
+    net, shape = NETWORKS["stride, windows that do not divide"], machine(3, 2)
+    net = replace(net, recipe=replace(net.recipe, batch=4))
+    x, labels = wild_samples(net.features, 4, np.random.default_rng(SEED)), np.arange(4) % 3
+    model, turned, single = (WindowedModel(net, shape, SEED) for _ in range(3))
+    results = model.run(x, labels)
+    back = turned.run(x[::-1], labels[::-1])
+    assert plain(results) == plain(back)[::-1]
+    assert same(model.state_dict(), turned.state_dict())
+    # Every layer saw what the weights before the batch made of the samples; alone, only the first did.
+    fresh = WindowedModel(net, shape, SEED).run(x, None)
+    assert [r.prediction for r in fresh] == [r.prediction for r in results]
+    assert [r.scores[-1].tolist() for r in fresh] == [r.scores[-1].tolist() for r in results]  # type: ignore
+    alone = [single.step(sample, int(label)) for sample, label in zip(x, labels, strict=True)]
+    assert plain(alone)[0] == plain(results)[0]
+    assert plain(alone)[1:] != plain(results)[1:]
+
+
+def test_inference_is_one_by_one_and_changes_nothing() -> None:
+    net = NETWORKS["depthwise"]
+    model = WindowedModel(net, machine(3, 2), SEED)
+    x = wild_samples(net.features, 8, np.random.default_rng(SEED))
+    model.train(x, np.arange(8) % 4)
+    before = model.state_dict()
+    results = [model.infer(codes) for codes in x]
+    assert model.predict(x).tolist() == [result.prediction for result in results]
+    assert all(score is None for result in results for score in result.scores[:-1])
+    assert same(before, model.state_dict())
+
+
+def test_nothing_to_train_on() -> None:
+    model = WindowedModel(NETWORKS["depthwise"], machine(3, 2), SEED)
+    before, none = model.state_dict(), np.zeros((0, 35), np.int8)
+    assert model.train(none, np.zeros(0, np.int64)).predictions.shape == model.predict(none).shape == (0,)
+    assert same(before, model.state_dict())
+
+
+# Units: what the arithmetic is for.
+
+
+@pytest.mark.parametrize("kind", ["convolution", "depthwise", "fully connected"])
+def test_additions_give_the_sum_of_products(kind: str) -> None:
+    """Adding up a window's inputs and multiplying once is the sum over its pixels of x · d · slope."""
+    rng = np.random.default_rng(SEED)
+    size, window, n, taps = ((5, 7), (2, 3), 4, 9) if kind != "fully connected" else ((1, 1), (1, 1), 4, 9)
+    labels = window_labels(size, window)
+    positions, windows = len(labels), labels.max() + 1
+    x = rng.integers(-128, 128, (positions, n, taps) if kind == "depthwise" else (positions, taps))
+    neg, d = rng.random((positions, n)) < 0.5, rng.integers(-127, 128, (windows, n))
+    sums = windowed.gradient_sums(x, neg, labels)
+    assert sums.shape == (windows, n, taps)
+    assert np.abs(sums).max() <= 8 * 128 * window[0] * window[1]
+    shifted = -d[labels] * np.where(neg, 1, 8) * 2**5
+    wide = x if kind == "depthwise" else x[:, None, :]
+    assert np.array_equal(windowed.gradient(sums, d, 5), (wide * shifted[:, :, None]).sum(axis=0))
+
+
+@pytest.mark.parametrize("bits", [6, 16, 20, 24])
+def test_every_weight_has_the_bits_of_its_place(bits: int) -> None:
+    shape = machine(4, 3, fraction_bits=bits)
+    net = network((6, 6, 5), [depthwise((3, 3), (2, 2), 5), conv(7, (2, 2), (1, 1)), 3])
+    layers = WindowedModel(net, shape).layers
+    for layer, (taps, channels), steps in zip(layers, net.shapes, (0, 77, PERIOD - 2), strict=True):
+        found = windowed.layer_random(layer.geometry, shape, steps)
+        assert found.shape == (channels, taps)
+        for j, t in np.ndindex(found.shape):
+            if layer.geometry.depthwise:
+                pe, step = j % 3 * 3 + j % 3, j // 3 * taps + t
+            else:
+                pe, step = t % 4 * 3 + j % 3, j // 3 * -(-taps // 4) + t // 4
+            state = int(SEQUENCE[(offset(shape, pe) + step + steps) % PERIOD])
+            assert found[j, t] == (state >> (16 - bits) if bits <= 16 else state << (bits - 16))
+        assert found.max() < 2**bits
+
+
+@pytest.mark.parametrize("bits", [12, 20, 24])
+def test_update_rounds_without_bias(bits: int) -> None:
+    """Over all random numbers the mean change is the exact one, and no change is off by 1 or more."""
+    spare = max(bits - 16, 0)
+    random = np.arange(1 << (bits - spare)) << spare
+    codes = np.full(random.shape, 100, dtype=np.int16)
+    for value in (0, 1, -1, 5, 4096, -4096, 12345, -70001, 1 << bits, -3 << bits):
+        change = moved(codes, np.full(random.shape, value), random, bits).astype(np.int64) - 100
+        # Below the LFSR's 16 bits nothing is random: what is there is dropped.
+        assert change.sum() == value >> spare
+        assert np.abs(change - value / 2**bits).max() < 1
+
+
+def test_corners_saturate() -> None:
+    shape = machine(3, 2, fraction_bits=24)
+    codes, most = np.array([32767, -32768, 0, 0, -1], dtype=np.int16), 1 << 46
+    assert moved(codes, np.full(5, most), np.zeros(5, np.int64), 24).tolist() == [32767] * 5
+    assert moved(codes, np.full(5, -most), np.full(5, 2**24 - 1), 24).tolist() == [-32768] * 5
+    one = np.array([1, -1, 0, -(1 << 24), (1 << 24) - 1])
+    assert moved(codes, one, np.full(5, 2**24 - 1), 24).tolist() == [32767, -32768, 0, -1, 0]
+    # Nine pixels of 127, halved once, are more than 8 bits hold.
+    layer = WindowedModel(network((3, 3, 1), [conv(2, (1, 1), (1, 1)), 3]), shape).layers[0]
+    assert layer.geometry.latent_shift == 1
+    full = np.full((3, 3, 2), 127)
+    assert windowed.window_latents(full, layer.geometry).tolist() == [[[127, 127]]]
+    assert windowed.window_latents(-full - 1, layer.geometry).tolist() == [[[-128, -128]]]
+    assert windowed.window_latents(np.full((3, 3, 2), -1), layer.geometry).tolist() == [[[-4, -4]]]
+
+
+def test_no_shift_overflows_the_sums() -> None:
+    """The largest gradient there can be, from the largest inputs and signals, fits the partial sums."""
+    for gradient_bits in (36, 40, 48):
+        shape = machine(3, 2, fraction_bits=20, gradient_bits=gradient_bits)
+        net = network((8, 8, 1), [conv(2, (3, 3), (2, 2), padding=1), 3], batch=5, rates=(-8, -8))
+        for layer in WindowedModel(net, shape).layers:
+            left = windowed.left_shift(layer, 0, 20)
+            largest = 5 * layer.geometry.positions * 8 * 128 * 127 << left
+            assert (1 << 35) + largest <= 1 << (shape.psum_bits - 1)
+            # The limit is one of the signal's width or of the sums', not lower.
+            assert left - layer.coarse == 10 or (1 << 35) + 2 * largest > 1 << (shape.psum_bits - 1)
+
+
+def test_hidden_signal_of_nothing() -> None:
+    table = Basis("walsh", 3).table(8)
+    scores, d, k = windowed.hidden_signal(np.zeros((2, 2, 2), dtype=np.int64), 1, table, 0, 0)
+    assert (scores.tolist(), k) == ([0, 0, 0], 0)
+    error = [85, -171, 85]
+    expected = [_rnd(sum(e * int(row[i]) for e, row in zip(error, table, strict=True)), 2) for i in range(8)]
+    # Channel by channel: window 0 has the latents 0 and 4.
+    assert np.abs(d.T.reshape(-1) - expected).max() <= 1
+
+
+# What is refused, and what tells runs apart.
+
+
+def test_wrong_samples_and_parameters_are_refused() -> None:
+    model = WindowedModel(NETWORKS["depthwise"], machine(3, 2))
+    with pytest.raises(SpecError, match=r"^samples: must have the shape \(N, 35\), got \(2, 7, 5\)$"):
+        model.train(np.zeros((2, 7, 5), np.int8), np.array([0, 1]))
+    with pytest.raises(SpecError, match=r"^labels\[1\]: must be a class, 0 to 3, got 4$"):
+        model.train(np.zeros((2, 35), np.int8), np.array([0, 4]))
+    good = model.parameters()
+    with pytest.raises(SpecError, match=r"^layer1_weight: must have the shape \(5, 9\)"):
+        model.load_parameters([good[0], (good[1][0].T, good[1][1]), *good[2:]])
+    with pytest.raises(SpecError, match="^parameters: must have 4 layers, got 3"):
+        model.load_parameters(good[:3])
+
+
+def test_networks_it_is_not_for_are_refused() -> None:
+    with pytest.raises(SpecError, match="^network test: must have convolutions or batches"):
+        WindowedModel(network((7,), [5, 4]), machine(3, 2))
+    with pytest.raises(SpecError, match="gradient_bits: must not be 0"):
+        WindowedModel(NETWORKS["depthwise"], machine(3, 2, 18, 16, 0))
+    with pytest.raises(SpecError, match="depthwise: needs a machine with as many rows as columns"):
+        WindowedModel(NETWORKS["depthwise"], machine(2, 3))
+
+
+def test_identity_tells_runs_apart() -> None:
+    net, shape = NETWORKS["max pool, odd map"], machine(3, 2)
+    identity = WindowedModel(net, shape).identity()
+    assert WindowedModel(replace(net, name="other"), replace(shape, name="other")).identity() == identity
+    first = net.layers[0]
+    assert isinstance(first, Convolution)
+    for other in (
+        WindowedModel(net, shape, train_hidden=False),
+        WindowedModel(net, machine(2, 3)),
+        WindowedModel(net, machine(3, 2, 17)),
+        WindowedModel(net, machine(3, 2, 18, 21)),
+        WindowedModel(net, machine(3, 2, 18, 20, 47)),
+        WindowedModel(replace(net, basis="walsh"), shape),
+        WindowedModel(replace(net, input="signed"), shape),
+        WindowedModel(replace(net, input_shape=(4, 5, 2)), shape),
+        WindowedModel(replace(net, recipe=replace(net.recipe, batch=2)), shape),
+        WindowedModel(replace(net, layers=(replace(first, pool="latent"), net.layers[1])), shape),
+        WindowedModel(replace(net, layers=(replace(first, activation_fraction=5), net.layers[1])), shape),
+    ):
+        assert other.identity() != identity
+
+
+def test_initial_codes() -> None:
+    net = NETWORKS["activations of 3 and 6 bits"]
+    parameters = WindowedModel(net, machine(3, 2)).parameters()
+    for (weight, bias), (taps, channels) in zip(parameters, net.shapes, strict=True):
+        assert (weight.shape, bias.shape) == ((channels, taps), (channels,))
+        bound = 2 * 2**14 / math.sqrt(taps)
+        both = np.abs(np.concatenate([weight.reshape(-1), bias]).astype(np.float64))
+        assert bound / 2 < both.max() <= bound + 1
+    # One tap: the bound is 2.0, one code more than there is.
+    assert initial_windowed_codes([(1, 1 << 17)], 0, 1)[0][0].max() == 2**15 - 1
+    # Every bias has 14 fraction bits, in the second layer too, and a gain of 2 doubles all.
+    (_, one), (_, two) = (initial_windowed_codes([(4, 9), (9, 50)], 3, gain)[1] for gain in (0, 1))
+    assert np.abs(two - 2.0 * one).max() <= 1 < np.abs(one).max() / 2**11
+
+
+def test_it_learns_digits() -> None:
+    """One epoch: right far more often than with hidden layers that stay as they were drawn."""
+    first = conv(8, (3, 3), (4, 4), padding=1, pool="max", activation_fraction=5)
+    net = network((8, 8), [first, FullyConnected(24, 5), 10], "walsh", (4, 5), batch=2, gain_shift=1)
+    data, right = load_dataset("digits", net), {}
+    for train_hidden in (True, False):
+        model = WindowedModel(net, machine(8, 8), 0, train_hidden)
+        result = train_epochs(model, data, 1, progress=Progress(quiet=True))
+        right[train_hidden] = result.test_accuracy
+    assert right[True] > 85
+    assert right[False] < 70
