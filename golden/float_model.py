@@ -1,35 +1,27 @@
-"""The network in floating point: the equations, a trainer of them that is fast at batch 1, and the
-baselines.
+"""The network in floating point: the equations, a trainer, and the baselines.
 
-`forward` and `gradients` are the reference, float64, one line an equation (the rules' part is in
-`golden.rules`). `FloatBackend` trains with plain SGD at batch 1 through compiled loops, tested
-equal to the reference to float64 rounding; it runs in float32 unless told otherwise.
+`forward` and `gradients` are the reference, float64, one line an equation (a layer's part is in
+`golden.float_layer`, the rules' in `golden.rules`). `FloatBackend` trains with plain SGD on the
+gradient summed over a mini-batch, in float32 unless told otherwise: by the same equations, or, for
+fully connected layers at batch 1, through the compiled loops of `golden.float_dense`, tested equal to
+them to float64 rounding.
 
 The recipe's shifts set the float rates too: the machine leaves the factor `1/T` of a gradient out, so
-its rate `2^-shift` is `T·2^-shift` here. BP takes the output layer's rate for every layer. DFA takes
-a quarter of it in hidden layers: its feedback is larger than the weights it stands for, and at the
-full rate it is 7 points worse on MNIST after an epoch.
+its rate `2^-shift` is `T·2^-shift` here, of a gradient summed over pixels and samples. BP takes the
+output layer's rate for every layer. DFA takes a quarter of it in hidden layers: its feedback is
+larger than the weights it stands for, and at the full rate it is 7 points worse on MNIST after an
+epoch.
 """
 
 from collections.abc import Mapping, Sequence
 
 import numpy as np
-from numba import njit
 
 from golden.checkpoint import Parameters
 from golden.data import Dataset
-from golden.rules import (
-    DFA,
-    LLS,
-    RULES,
-    SLOPE,
-    Rule,
-    Trace,
-    leaky_relu,
-    make_rule,
-    output_error,
-    temperature,
-)
+from golden.float_dense import RULE_CODES, train_samples
+from golden.float_layer import SLOPE, leaky_relu, next_map, pre_activation, taps_of, weight_gradient
+from golden.rules import DFA, LLS, RULES, Rule, Trace, make_rule, output_error, temperature
 from golden.train import (
     Progress,
     TrainReport,
@@ -39,46 +31,55 @@ from golden.train import (
     train_epochs,
 )
 from spec.errors import SpecError, check_choice
+from spec.geometry import LayerGeometry
 from spec.network import Network
 
-__all__ = ["FloatBackend", "default_rates", "float_baselines", "forward", "gradients"]
+__all__ = ["FloatBackend", "default_rates", "float_baselines", "forward", "gradients", "signals"]
 
 INPUT_SCALE = 2.0**-7
 """Value of an input code's last bit."""
-PREDICT_ROWS = 4096
-"""Rows of a prediction held in float at a time."""
-FAST_MATH = {"reassoc", "contract", "arcp", "nsz"}
-"""Sums in any order, so that loops become vector instructions; infinities and NaN keep their
-meaning.
-"""
-RULE_CODES = {name: code for code, name in enumerate(RULES)}
+PREDICT_PIXELS = 4096
+"""Pixels of a layer's output that a prediction holds at a time."""
 
 
-def forward(parameters: Parameters, x: np.ndarray, slope: float = SLOPE) -> Trace:
-    """The forward pass of `x`, `(n,)` or `(N, n)`, in the precision of the parameters."""
-    inputs, pre = [x], []
-    for index, (weight, bias) in enumerate(parameters):
-        pre.append(inputs[-1] @ weight.T + bias)
-        if index < len(parameters) - 1:
-            inputs.append(leaky_relu(pre[-1], slope).astype(weight.dtype, copy=False))
-    return Trace(inputs, pre)
+def forward(
+    geometry: tuple[LayerGeometry, ...], parameters: Parameters, x: np.ndarray, slope: float = SLOPE
+) -> Trace:
+    """The forward pass of a batch `x (N, features)` through a network of this geometry, in the
+    precision of `x` and the parameters.
+    """
+    trace = Trace(geometry, [], [], [])
+    for layer, (weight, bias) in zip(geometry, parameters, strict=True):
+        trace.taps.append(taps_of(x, layer))
+        trace.pre.append(pre_activation(trace.taps[-1], weight, bias, layer))
+        if len(trace.pre) < len(geometry):
+            trace.outputs.append(leaky_relu(trace.pre[-1], slope))
+            x = next_map(trace.outputs[-1], layer)
+    return trace
+
+
+def signals(trace: Trace, parameters: Parameters, labels: np.ndarray, rule: Rule) -> list[np.ndarray]:
+    """`δ` of every layer under `rule`, each of the shape of its `z`."""
+    error = output_error(trace.scores, labels, temperature())
+    return [*rule.signals(parameters, trace, error, labels), error.reshape(trace.pre[-1].shape)]
 
 
 def gradients(
-    parameters: Parameters, x: np.ndarray, labels: np.ndarray, rule: Rule, slope: float = SLOPE
+    geometry: tuple[LayerGeometry, ...],
+    parameters: Parameters,
+    x: np.ndarray,
+    labels: np.ndarray,
+    rule: Rule,
+    slope: float = SLOPE,
 ) -> Parameters:
-    """`(∂W, ∂b)` of each layer under `rule`, summed over the batch.
-
-    x: `(n,)` with a scalar label, or `(N, n)` with labels `(N,)`.
-    """
-    trace = forward(parameters, x, slope)
-    error = output_error(trace.pre[-1], labels, temperature())
-    signals = [*rule.signals(parameters, trace, error, labels), error]
-    pairs = [
-        (np.atleast_2d(delta), np.atleast_2d(inputs))
-        for delta, inputs in zip(signals, trace.inputs, strict=True)
+    """`(∂W, ∂b)` of each layer under `rule`, summed over the batch `x (N, features)`, labels `(N,)`."""
+    trace = forward(geometry, parameters, x, slope)
+    return [
+        weight_gradient(delta, taps, layer)
+        for delta, taps, layer in zip(
+            signals(trace, parameters, labels, rule), trace.taps, geometry, strict=True
+        )
     ]
-    return [(delta.T @ inputs, delta.sum(axis=0)) for delta, inputs in pairs]
 
 
 def default_rates(network: Network, rule: str) -> tuple[float, float]:
@@ -95,7 +96,7 @@ def default_rates(network: Network, rule: str) -> tuple[float, float]:
 
 
 class FloatBackend:
-    """A float network as a `golden.train.Backend`: plain SGD, batch 1, inputs `code/128`."""
+    """A float network as a `golden.train.Backend`: plain SGD, inputs `code/128`."""
 
     def __init__(
         self,
@@ -114,28 +115,26 @@ class FloatBackend:
         Raises SpecError for a rule that is not one of RULES.
         """
         self._network = network
-        self._rule = make_rule(rule, network, seed, basis)
+        self._rule = make_rule(rule, network, seed, basis, dtype)
         self._basis = network.basis if basis is None else basis
         self._seed = seed
         self._dtype = np.dtype(dtype)
         rates = default_rates(network, rule)
         self.hidden_rate = rates[0] if hidden_rate is None else hidden_rate
         self.output_rate = rates[1] if output_rate is None else output_rate
-        if isinstance(self._rule, LLS):
-            matrices: Sequence[np.ndarray] = self._rule.bases
-        elif isinstance(self._rule, DFA):
-            matrices = self._rule.feedback
-        else:
-            matrices = [np.zeros((1, 1)) for _ in network.shapes]
-        # One matrix more than hidden layers, as an empty tuple would have no type.
-        matrices = [*matrices[: len(network.shapes) - 1], np.zeros((1, 1))]
-        self._matrices = tuple(np.ascontiguousarray(m, self._dtype) for m in matrices)
-        self.load_parameters(initial_parameters(network.shapes, seed))
+        gain = 2.0**network.recipe.gain_shift
+        initial = initial_parameters(network.shapes, seed)
+        self.load_parameters([(gain * weight, gain * bias) for weight, bias in initial])
 
     @property
     def network(self) -> Network:
         """What is trained."""
         return self._network
+
+    @property
+    def batch(self) -> int:
+        """Samples an update; those left at the end of a call of `train` are a shorter batch."""
+        return self._network.recipe.batch
 
     @property
     def rule(self) -> Rule:
@@ -157,9 +156,9 @@ class FloatBackend:
         return identity
 
     def train(self, x: np.ndarray, labels: np.ndarray) -> TrainReport:
-        """One update a sample; see `golden.train.Backend`.
+        """One update a batch; see `golden.train.Backend`.
 
-        Raises SpecError for samples or labels that do not fit: the compiled loop checks nothing.
+        Raises SpecError for samples or labels that do not fit: the compiled loops check nothing.
         """
         x, labels = np.asarray(x), np.asarray(labels)
         if x.ndim != 2 or x.shape[1] != self._network.features or labels.shape != x.shape[:1]:
@@ -168,45 +167,27 @@ class FloatBackend:
         if labels.size and not 0 <= labels.min() <= labels.max() < self._network.classes:
             rule = f"must lie in 0…{self._network.classes - 1}"
             raise SpecError("labels", rule, [int(labels.min()), int(labels.max())])
-        recipe = self._network.recipe
-        constants = np.array(
-            [
-                SLOPE,
-                1 / temperature(),
-                1 / temperature(recipe.temperature_shift),
-                self.hidden_rate,
-                self.output_rate,
-            ],
-            self._dtype,
-        )
-        predictions = np.empty(len(labels), np.int64)
-        widest = max(max(shape) for shape in self._network.shapes)
-        scratch = np.zeros((3, len(self._weights) + 1, widest), self._dtype)
-        _train(
-            RULE_CODES[self._rule.name],
-            self._weights,
-            self._biases,
-            self._matrices,
-            constants,
-            self._scale(x),
-            np.ascontiguousarray(labels, np.int64),
-            predictions,
-            scratch,
-        )
-        return TrainReport(predictions)
+        labels = np.ascontiguousarray(labels, np.int64)
+        if not self._network.windowed:
+            return TrainReport(self._train_samples(self._scale(x), labels))
+        parts = [slice(start, start + self.batch) for start in range(0, len(x), self.batch)]
+        found = [self._train_batch(self._scale(x[part]), labels[part]) for part in parts]
+        return TrainReport(np.concatenate([np.empty(0, np.int64), *found]))
 
     def predict(self, x: np.ndarray) -> np.ndarray:
         """Class of each row, int64 `(N,)`."""
         predictions = np.empty(len(x), np.int64)
-        parameters = list(zip(self._weights, self._biases, strict=True))
-        for start in range(0, len(x), PREDICT_ROWS):
-            rows = slice(start, start + PREDICT_ROWS)
-            predictions[rows] = forward(parameters, self._scale(x[rows])).pre[-1].argmax(axis=1)
+        geometry, parameters = self._network.geometry, self._views()
+        step = max(1, PREDICT_PIXELS // max(layer.positions for layer in geometry))
+        for start in range(0, len(x), step):
+            rows = slice(start, start + step)
+            scores = forward(geometry, parameters, self._scale(x[rows])).scores
+            predictions[rows] = scores.argmax(axis=1)
         return predictions
 
     def parameters(self) -> Parameters:
         """Copies, in the backend's precision."""
-        return [(w.copy(), b.copy()) for w, b in zip(self._weights, self._biases, strict=True)]
+        return [(weight.copy(), bias.copy()) for weight, bias in self._views()]
 
     def load_parameters(self, parameters: Parameters) -> None:
         """Replaces weights and biases; raises SpecError for a shape that is not the network's."""
@@ -228,6 +209,53 @@ class FloatBackend:
         """Takes back what `state_dict` gave."""
         layers = range(len(self._network.shapes))
         self.load_parameters([(state[f"layer{i}_weight"], state[f"layer{i}_bias"]) for i in layers])
+
+    def _train_batch(self, x: np.ndarray, labels: np.ndarray) -> np.ndarray:
+        """One update by the equations; the predictions before it."""
+        parameters = self._views()
+        trace = forward(self._network.geometry, parameters, x)
+        deltas = signals(trace, parameters, labels, self._rule)
+        rates = [self.hidden_rate] * (len(parameters) - 1) + [self.output_rate]
+        for index, (weight, bias) in enumerate(parameters):
+            if rates[index] != 0:
+                steps = weight_gradient(deltas[index], trace.taps[index], trace.geometry[index])
+                weight -= rates[index] * steps[0]
+                bias -= rates[index] * steps[1]
+        return trace.scores.argmax(axis=1)
+
+    def _train_samples(self, x: np.ndarray, labels: np.ndarray) -> np.ndarray:
+        """An update a sample through the compiled loops, for fully connected layers; the predictions
+        before each.
+        """
+        layers = len(self._weights)
+        unused = np.zeros((1, 1), self._dtype)
+        matrices: Sequence[np.ndarray] = [unused] * (layers - 1)
+        if isinstance(self._rule, LLS):
+            matrices = self._rule.bases
+        elif isinstance(self._rule, DFA):
+            matrices = self._rule.feedback
+        temperature_shift = self._network.recipe.temperature_shift
+        inverse = 1 / temperature(), 1 / temperature(temperature_shift)
+        constants = np.array([SLOPE, *inverse, self.hidden_rate, self.output_rate], self._dtype)
+        predictions = np.empty(len(labels), np.int64)
+        widest = max(max(shape) for shape in self._network.shapes)
+        train_samples(
+            RULE_CODES[self._rule.name],
+            self._weights,
+            self._biases,
+            # One matrix more than hidden layers, as an empty tuple would have no type.
+            (*matrices, unused),
+            constants,
+            x,
+            labels,
+            predictions,
+            np.zeros((3, layers + 1, widest), self._dtype),
+        )
+        return predictions
+
+    def _views(self) -> Parameters:
+        """The parameters themselves."""
+        return list(zip(self._weights, self._biases, strict=True))
 
     def _scale(self, x: np.ndarray) -> np.ndarray:
         """Codes as floats."""
@@ -252,92 +280,3 @@ def float_baselines(
             result = train_epochs(backend, dataset, epochs, seed, progress=progress)
             results.setdefault(rule, []).append(result)
     return results
-
-
-@njit(fastmath=FAST_MATH, cache=True, inline="never")
-def _dot(a, b):
-    total = a.dtype.type(0)
-    for i in range(a.size):
-        total += a[i] * b[i]
-    return total
-
-
-@njit(fastmath=FAST_MATH, cache=True, inline="never")
-def _add_scaled(target, factor, a):
-    for i in range(target.size):
-        target[i] += factor * a[i]
-
-
-@njit(cache=True)
-def _error(scores, label, inverse_temperature, error):
-    """`error = (softmax(scores/T) - onehot)/T`; the index of the first largest score."""
-    best = 0
-    for c in range(1, scores.size):
-        if scores[c] > scores[best]:
-            best = c
-    total = scores.dtype.type(0)
-    for c in range(scores.size):
-        error[c] = np.exp((scores[c] - scores[best]) * inverse_temperature)
-        total += error[c]
-    for c in range(scores.size):
-        error[c] *= inverse_temperature / total
-    error[label] -= inverse_temperature
-    return best
-
-
-@njit(cache=True)
-def _train(rule, weights, biases, matrices, constants, x, labels, predictions, scratch):
-    """SGD over samples in order; `scratch` (3, layers + 1, widest): activations, signals, class
-    scores.
-    """
-    slope, inverse_output, inverse_hidden, hidden_rate, output_rate = constants
-    layers = len(weights)
-    values, signals, small = scratch
-    zero, one = x.dtype.type(0), x.dtype.type(1)
-    for n in range(labels.size):
-        values[0, : x.shape[1]] = x[n]
-        for layer in range(layers):
-            n_out, n_in = weights[layer].shape
-            for j in range(n_out):
-                z = _dot(weights[layer][j], values[layer, :n_in]) + biases[layer][j]
-                if z < zero and layer < layers - 1:
-                    z *= slope
-                values[layer + 1, j] = z
-        classes = biases[layers - 1].size
-        error = signals[layers - 1, :classes]
-        predictions[n] = _error(values[layers, :classes], labels[n], inverse_output, error)
-
-        for layer in range(layers - 2, -1, -1):
-            width = biases[layer].size
-            a = values[layer + 1, :width]
-            delta = signals[layer, :width]
-            delta[:] = zero
-            if rule == 0:
-                norm = np.sqrt(_dot(a, a))
-                if norm > zero:
-                    scores, local = small[0, :classes], small[1, :classes]
-                    for c in range(classes):
-                        scores[c] = _dot(matrices[layer][c], a) / norm
-                    _error(scores, labels[n], inverse_hidden, local)
-                    for c in range(classes):
-                        _add_scaled(delta, local[c] / norm, matrices[layer][c])
-                    _add_scaled(delta, -_dot(local, scores) / (norm * norm), a)
-            elif rule == 1:
-                for j in range(biases[layer + 1].size):
-                    _add_scaled(delta, signals[layer + 1, j], weights[layer + 1][j])
-            elif rule == 2:
-                for c in range(classes):
-                    _add_scaled(delta, error[c], matrices[layer][c])
-            for i in range(width):
-                # f keeps the sign, so y tells z < 0.
-                delta[i] *= slope if a[i] < zero else one
-
-        for layer in range(layers):
-            if rule == 3 and layer < layers - 1:
-                continue
-            rate = hidden_rate if layer < layers - 1 else output_rate
-            n_out, n_in = weights[layer].shape
-            for j in range(n_out):
-                step = -rate * signals[layer, j]
-                _add_scaled(weights[layer][j], step, values[layer, :n_in])
-                biases[layer][j] += step

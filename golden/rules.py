@@ -1,16 +1,17 @@
 """Learning rules in float64, as equations: what each says about a hidden layer's learning signal.
 
-A layer computes `z = x Wᵀ + b`, a hidden one then `y = f(z)` with a leaky ReLU, and `y` is the next
-layer's input. The output layer is a plain linear classifier, `e = ∂L/∂z = (softmax(z/T) -
-onehot)/T` of its own cross-entropy. A rule gives `δ = ∂(its loss)/∂z` for every hidden layer; all
-else is common: `∂/∂W = δᵀ x`, `∂/∂b = Σ δ`.
+A layer computes `z = w * x + b`, a convolution (a matrix product where the map is one pixel); a
+hidden one then `y = f(z)` with a leaky ReLU, and its pooling makes the next layer's input of `y`.
+The output layer is a plain linear classifier, `e = ∂L/∂z = (softmax(z/T) - onehot)/T` of its own
+cross-entropy. A rule gives `δ = ∂(its loss)/∂z` for every hidden layer; all else is common, and in
+`golden.float_layer`.
 
-LLS (Apolinario, Roy and Roy, arXiv 2405.15868): a fixed matrix `C`, K x n, turns a layer's output
-into class scores `s = C â`, `â = y/‖y‖`, and the layer descends the cross-entropy of `softmax(s/T)`
-with the label, alone.
+LLS (Apolinario, Roy and Roy, arXiv 2405.15868): a fixed matrix `C`, K x n, turns a layer's latents
+`a`, the means of its output over windows, into class scores `s = C â`, `â = a/‖a‖`, and the layer
+descends the cross-entropy of `softmax(s/T)` with the label, alone. Max-pooling stands behind it.
 
-Shapes: a batch is `(N, n)`; a single sample may be `(n,)` with a scalar label, and then every
-signal is `(n,)`. Losses are summed over the batch, so a batch of one is batch 1.
+Shapes: a batch is `(N, n)`, of maps `(N, H, W, C)`. Losses are summed over the batch, so a batch of
+one is batch 1. Signals have the precision of the forward pass.
 """
 
 import math
@@ -21,23 +22,30 @@ from typing import Protocol
 import numpy as np
 
 from golden.checkpoint import Parameters
+from golden.float_layer import (
+    SLOPE,
+    input_gradient,
+    latent_gradient,
+    latents_of,
+    leaky_slope,
+    next_map_gradient,
+    spread,
+)
 from spec.basis import Basis, reduced_arguments
 from spec.errors import SpecError, check_choice
+from spec.geometry import LayerGeometry
 from spec.network import Network
 
 __all__ = [
     "DFA",
     "LLS",
     "RULES",
-    "SLOPE",
     "BackPropagation",
     "Frozen",
     "Rule",
     "Trace",
     "basis_matrix",
     "cross_entropy",
-    "leaky_relu",
-    "leaky_slope",
     "local_gradient",
     "local_scores",
     "make_rule",
@@ -46,8 +54,6 @@ __all__ = [
     "temperature",
 ]
 
-SLOPE = 1 / 8
-"""Slope of the leaky ReLU for z < 0."""
 RULES = ("lls", "bp", "dfa", "frozen")
 STREAM_FEEDBACK = 2
 """Random stream of a seed; `golden.train` has others."""
@@ -55,17 +61,21 @@ STREAM_FEEDBACK = 2
 
 @dataclass(frozen=True)
 class Trace:
-    """A forward pass: `inputs[l]` and `pre[l]` are `x` and `z` of layer l; `pre[-1]` are the output
-    scores.
+    """A forward pass of a batch through layers of this `geometry`.
+
+    Of layer l: `taps[l]` is what its pixels read (see `taps_of`), `pre[l]` is `z (N, H, W, C)`, and
+    `outputs[l]`, of a hidden layer, `y = f(z)`.
     """
 
-    inputs: list[np.ndarray]
+    geometry: tuple[LayerGeometry, ...]
+    taps: list[np.ndarray]
     pre: list[np.ndarray]
+    outputs: list[np.ndarray]
 
     @property
-    def hidden(self) -> list[np.ndarray]:
-        """Outputs `y` of the hidden layers."""
-        return self.inputs[1:]
+    def scores(self) -> np.ndarray:
+        """Of the output layer, `(N, K)`."""
+        return self.pre[-1].reshape(len(self.pre[-1]), -1)
 
 
 class Rule(Protocol):
@@ -78,7 +88,7 @@ class Rule(Protocol):
     ) -> list[np.ndarray]:
         """`δ` of the hidden layers, in layer order, each of the shape of that layer's `z`.
 
-        `error` is `e` of the output layer, `labels` integers 0…K-1.
+        `error` is `e` of the output layer, `(N, K)`; `labels` integers 0…K-1, `(N,)`.
         """
         ...
 
@@ -88,16 +98,6 @@ def temperature(shift: int = 0) -> float:
     by shifting.
     """
     return 2.0**shift / (2 * math.log(2))
-
-
-def leaky_relu(z: np.ndarray, slope: float = SLOPE) -> np.ndarray:
-    """`f(z)`: z, or slope·z where z < 0."""
-    return np.where(z < 0, slope * z, z)
-
-
-def leaky_slope(z: np.ndarray, slope: float = SLOPE) -> np.ndarray:
-    """`f'(z)`: 1, or slope where z < 0."""
-    return np.where(z < 0, slope, 1.0)
 
 
 def softmax(scores: np.ndarray) -> np.ndarray:
@@ -117,7 +117,7 @@ def cross_entropy(scores: np.ndarray, labels: np.ndarray, T: float) -> float:
 
 def output_error(scores: np.ndarray, labels: np.ndarray, T: float) -> np.ndarray:
     """`∂ cross_entropy/∂ scores = (softmax(scores/T) - onehot)/T`."""
-    onehot = np.eye(scores.shape[-1])[labels]
+    onehot = np.eye(scores.shape[-1], dtype=scores.dtype)[labels]
     return (softmax(scores / T) - onehot) / T
 
 
@@ -152,16 +152,25 @@ class LLS:
     name = "lls"
 
     def __init__(self, bases: Sequence[np.ndarray], T: float, slope: float = SLOPE):
-        """`bases[l]`: `C` of hidden layer l, `(K, n)`."""
+        """`bases[l]`: `C` of hidden layer l, `(K, n)`, n its latents."""
         self.bases, self.T, self.slope = list(bases), T, slope
 
     def signals(
         self, parameters: Parameters, trace: Trace, error: np.ndarray, labels: np.ndarray
     ) -> list[np.ndarray]:
-        """See `Rule`; neither the weights nor the output error is used."""
+        """See `Rule`: `δ = d f'(z)`; neither the weights nor the output error is used."""
         return [
-            local_gradient(a, labels, C, self.T) * leaky_slope(z, self.slope)
-            for a, z, C in zip(trace.hidden, trace.pre, self.bases, strict=False)
+            spread(d, geometry) * leaky_slope(z, self.slope)
+            for d, z, geometry in zip(
+                self.window_signals(trace, labels), trace.pre, trace.geometry, strict=False
+            )
+        ]
+
+    def window_signals(self, trace: Trace, labels: np.ndarray) -> list[np.ndarray]:
+        """`d = ∂L/∂y` of the hidden layers, one a window and channel: `(N, gh, gw, C)`."""
+        return [
+            latent_gradient(local_gradient(latents_of(y, geometry), labels, C, self.T), geometry)
+            for y, C, geometry in zip(trace.outputs, self.bases, trace.geometry, strict=False)
         ]
 
 
@@ -176,10 +185,13 @@ class BackPropagation:
     def signals(
         self, parameters: Parameters, trace: Trace, error: np.ndarray, labels: np.ndarray
     ) -> list[np.ndarray]:
-        """See `Rule`: `δ_l = (δ_(l+1) W_(l+1)) f'(z_l)`."""
-        signals = [error]
-        for (weight, _), z in zip(parameters[:0:-1], trace.pre[-2::-1], strict=True):
-            signals.append((signals[-1] @ weight) * leaky_slope(z, self.slope))
+        """See `Rule`: `δ_l = (δ_(l+1) W_(l+1)) f'(z_l)`, back through the pooling between."""
+        signals = [error.reshape(trace.pre[-1].shape)]
+        for layer in range(len(trace.outputs) - 1, -1, -1):
+            weight, _ = parameters[layer + 1]
+            gradient = input_gradient(signals[-1], weight, trace.geometry[layer + 1])
+            gradient = next_map_gradient(gradient, trace.outputs[layer], trace.geometry[layer])
+            signals.append(gradient * leaky_slope(trace.pre[layer], self.slope))
         return signals[:0:-1]
 
 
@@ -191,7 +203,7 @@ class DFA:
     name = "dfa"
 
     def __init__(self, feedback: Sequence[np.ndarray], slope: float = SLOPE):
-        """`feedback[l]`: of hidden layer l, `(K, n)`."""
+        """`feedback[l]`: of hidden layer l, `(K, H·W·C)`, a column for each value of its output map."""
         self.feedback, self.slope = list(feedback), slope
 
     def signals(
@@ -199,7 +211,7 @@ class DFA:
     ) -> list[np.ndarray]:
         """See `Rule`: `δ_l = (e F_l) f'(z_l)`."""
         return [
-            (error @ F) * leaky_slope(z, self.slope)
+            (error @ F).reshape(z.shape) * leaky_slope(z, self.slope)
             for F, z in zip(self.feedback, trace.pre, strict=False)
         ]
 
@@ -218,25 +230,38 @@ class Frozen:
         return [np.zeros_like(z) for z in trace.pre[:-1]]
 
 
-def make_rule(name: str, network: Network, seed: int = 0, basis: str | None = None) -> Rule:
-    """The rule of that name for a network; `seed` draws DFA's feedback, `basis` replaces the
-    network's.
+def make_rule(
+    name: str,
+    network: Network,
+    seed: int = 0,
+    basis: str | None = None,
+    dtype: type | np.dtype = np.float64,
+) -> Rule:
+    """The rule of that name for a network, its matrices in the precision `dtype`; `seed` draws DFA's
+    feedback, `basis` replaces the network's.
     """
     check_choice("rule", name, RULES)
-    widths = [n_out for _, n_out in network.shapes[:-1]]
+    hidden = network.geometry[:-1]
     if name == "lls":
         kind = network.basis if basis is None else basis
         check_choice("basis", kind, ("square", "walsh", "sine", "cosine"))
-        bases = [basis_matrix(kind, network.classes, n) for n in widths]
-        return LLS(bases, temperature(network.recipe.temperature_shift))
+        bases = [basis_matrix(kind, network.classes, layer.latents) for layer in hidden]
+        temp = temperature(network.recipe.temperature_shift)
+        return LLS([C.astype(dtype, copy=False) for C in bases], temp)
     if basis is not None:
         raise SpecError("basis", f"must not be given for rule {name}, which has none", basis)
     if name == "bp":
         return BackPropagation()
     if name == "dfa":
         random = np.random.RandomState([STREAM_FEEDBACK, seed])
-        bound = network.classes**-0.5
-        return DFA([random.uniform(-bound, bound, (network.classes, n)) for n in widths])
+        feedback = []
+        for layer in hidden:
+            # The gradients of P pixels are added up, so each is sent a P-th: with more, learning is
+            # unstable.
+            bound = network.classes**-0.5 / layer.positions
+            size = network.classes, layer.positions * layer.channels
+            feedback.append(random.uniform(-bound, bound, size).astype(dtype))
+        return DFA(feedback)
     return Frozen()
 
 
