@@ -5,25 +5,23 @@ before any work (a wrong option, file, key, value, shape or label), 130 interrup
 standard error that names what is wrong.
 """
 
-import argparse
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
+from typing import TYPE_CHECKING, Any
 
-from sim.cli import compare, demo, generate, simulate, train
-from sim.cli.common import CommandError, Interrupted, Parser
-from spec.errors import SpecError
-from spec.yaml_loader import preset_names
+if TYPE_CHECKING:
+    import argparse
+
+    from spec.errors import SpecError
+
+# Everything else is imported in `main`, where Ctrl-C is one line too.
 
 __all__ = ["main"]
 
-COMMANDS = {
-    "demo": demo,
-    "train": train,
-    "simulate": simulate,
-    "compare": compare,
-    "generate": generate,
-}
+COMMANDS = ("demo", "train", "simulate", "compare", "generate")
+"""Modules of this package."""
 
 DESCRIPTION = """\
 Entrain generates a machine that trains neural networks where it stands, with a local learning rule (LLS): every
@@ -43,6 +41,10 @@ Machines:     {machines}
 Networks:     {networks}
 Technologies: {technologies}
 Each may also be a YAML file of your own. `entrain COMMAND --help` says what a command reads and leaves.
+
+Results: a folder belongs to one run, which its run.json names. The same command with the same arguments replaces its
+results. Anything else that was there is moved to DIR/previous-1 (-2, ...) first; so is a training, unless --resume
+goes on from it. Nothing else is overwritten.
 Exit codes: 0 done, 1 failed, 2 refused before any work, 130 interrupted.
 """
 
@@ -50,24 +52,42 @@ Exit codes: 0 done, 1 failed, 2 refused before any work, 130 interrupted.
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs a command line (default: the process's) and returns its exit code; never raises for a user's mistake."""
     argv = list(sys.argv[1:] if argv is None else argv)
-    parser = _parser()
+    for stream in (sys.stdout, sys.stderr):
+        # A terminal that lacks a character gets another one in its place.
+        getattr(stream, "reconfigure", lambda **_: None)(errors="replace")
     try:
-        args = parser.parse_args(argv)
+        with _interrupts_heard():
+            return _run(argv)
+    except KeyboardInterrupt:
+        return _say("entrain: interrupted before it began", 130)
+
+
+def _run(argv: list[str]) -> int:
+    """`main`, but for Ctrl-C before the command is known."""
+    from importlib import import_module
+
+    from sim.cli.common import CommandError, Interrupted, at_work
+    from spec.errors import SpecError
+
+    modules = {name: import_module(f"sim.cli.{name}") for name in COMMANDS}
+    try:
+        args = _parser(modules).parse_args(argv)
     except SystemExit as stop:
         return int(stop.code or 0)
     name = f"entrain {args.command}"
     try:
-        code = COMMANDS[args.command].run(args, argv)
+        with at_work(args):
+            code = modules[args.command].run(args, argv)
         sys.stdout.flush()
         return code
     except SpecError as error:
-        return _say(f"{name}: error: {error}", 2)
+        return _say(f"{name}: error: {error}{_hint(error, args)}", 2)
     except CommandError as error:
         return _say(f"{name}: failed: {error}", 1)
     except Interrupted as stop:
         return _say(f"{name}: {stop}", 130)
     except KeyboardInterrupt:
-        return _say(f"{name}: interrupted before its results were written; run it again to begin anew", 130)
+        return _say(f"{name}: interrupted before its results were written; run it again", 130)
     except BrokenPipeError:
         # The reader of our output has gone (`| head`): no complaint, also not when Python flushes at its end.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -77,7 +97,61 @@ def main(argv: Sequence[str] | None = None) -> int:
         return _say(f"{name}: failed: {where}{error.strerror or error}", 1)
 
 
-def _parser() -> argparse.ArgumentParser:
+@contextmanager
+def _interrupts_heard() -> Iterator[None]:
+    """Sends a Ctrl-C again that fell into a callback (an import has many), where Python would print and forget it."""
+    before = sys.unraisablehook
+
+    def hook(lost: "sys.UnraisableHookArgs") -> None:
+        if issubclass(lost.exc_type, KeyboardInterrupt):
+            import signal
+            import threading
+
+            main_thread = threading.main_thread().ident or 0
+            threading.Timer(0.05, signal.pthread_kill, (main_thread, signal.SIGINT)).start()
+        else:
+            before(lost)
+
+    sys.unraisablehook = hook
+    try:
+        yield
+    finally:
+        sys.unraisablehook = before
+
+
+def _hint(error: "SpecError", args: "argparse.Namespace") -> str:
+    """The preset machines that would do, where the error is that the network does not fit its machine; else nothing."""
+    from sim.cli.common import check_fit, load_specs
+    from spec.errors import SpecError
+    from spec.machine import load_machine
+    from spec.program import compile_program
+    from spec.yaml_loader import preset_names
+
+    check = check_fit if getattr(args, "backend", "rtl") == "golden" else compile_program
+    try:
+        machine, network = load_specs(args)
+    except SpecError:
+        return ""
+    try:
+        check(network, machine)
+        return ""
+    except SpecError as why:
+        if str(why) != str(error):
+            return ""
+    fitting = []
+    for name in preset_names("machines"):
+        with suppress(SpecError):
+            check(network, load_machine(name))
+            fitting.append(f"--machine {name}")
+    return f"; it fits {', '.join(fitting)}" if fitting else ""
+
+
+def _parser(modules: dict[str, Any]) -> "argparse.ArgumentParser":
+    import argparse
+
+    from sim.cli.common import Parser
+    from spec.yaml_loader import preset_names
+
     presets = {kind: ", ".join(preset_names(kind)) for kind in ("machines", "networks", "technologies")}
     parser = Parser(
         prog="entrain",
@@ -86,7 +160,7 @@ def _parser() -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
-    for name, module in COMMANDS.items():
+    for name, module in modules.items():
         command = commands.add_parser(
             name,
             help=module.SUMMARY,

@@ -1,8 +1,25 @@
 """`entrain compare`: LLS beside backpropagation and DFA, as table, CSV and figures."""
 
 import argparse
+import shlex
+from pathlib import Path
+from typing import TYPE_CHECKING
 
-from sim.cli.common import add_common, load_specs, positive, prepare_out, write_metrics, write_text
+from sim.cli.common import (
+    Interrupted,
+    add_common,
+    invoked,
+    load_specs,
+    option,
+    positive,
+    prepare_out,
+    write_metrics,
+    write_text,
+)
+
+if TYPE_CHECKING:
+    from golden.data import Dataset
+    from spec.network import Network
 
 __all__ = ["add_arguments", "run"]
 
@@ -18,6 +35,7 @@ Leaves in DIR
   comparison.csv    a line a quantity: value of each rule, and its multiple of LLS's
   cycles.png macs.png energy.png memory.png technologies.png
   metrics.json      per rule everything that `entrain simulate` says; its key "units" says what is what
+  training-RULE.npz only after Ctrl-C in --epochs: the same command goes on from there
 
 Examples
   entrain compare --machine mnist --network mnist --out runs/compare
@@ -59,31 +77,31 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace, argv: list[str]) -> int:
     """Runs the command; returns its exit code."""
     from sim.cycle.compare import compare, known_technologies
-    from sim.cycle.model import training_step
+    from sim.cycle.model import LABELS, training_step
     from sim.cycle.report import UNITS as STEP_UNITS
     from spec.errors import SpecError
     from spec.technology import load_technology
 
     machine, network = load_specs(args)
-    technology = load_technology(args.technology)
+    with option("--technology", "technologies"):
+        technology = load_technology(args.technology)
     if args.data is not None and args.epochs is None:
         raise SpecError("--data", "must come with --epochs, which trains on it", args.data)
     training_step(machine, network)  # what does not fit is refused here
-    dataset, epochs = None, args.epochs or 0
-    if epochs:
+    dataset = None
+    if args.epochs is not None:
         from golden.data import load_dataset
 
         dataset = load_dataset(args.data, network)
     folder = prepare_out(args.out)
-
+    checkpoints = {rule: folder / f"training-{rule}.npz" for rule in ("lls", "bp", "dfa")}
     accuracy = {}
     if dataset is not None:
-        from golden.float_model import FloatBackend
-        from golden.train import train_epochs
-
-        for rule in ("lls", "bp", "dfa"):
-            backend = FloatBackend(network, rule, args.seed)
-            accuracy[rule] = train_epochs(backend, dataset, epochs, args.seed).test_accuracy
+        try:
+            accuracy = _train(args, network, dataset, checkpoints)
+        except KeyboardInterrupt as stop:
+            said = str(stop) or "interrupted"
+            raise Interrupted(f"{said}; go on with: {invoked()} {shlex.join(argv)}") from None
     comparison = compare(machine, network, technology, known_technologies(args.technology), accuracy)
 
     from sim.cycle.plots import draw
@@ -107,12 +125,31 @@ def run(args: argparse.Namespace, argv: list[str]) -> int:
         "files": [path.name for path in files],
     }
     path = write_metrics(folder, args, machine, network, values, UNITS)
+    for checkpoint in checkpoints.values():
+        checkpoint.unlink(missing_ok=True)
     print(f"One training step of {network.name} on {machine.name} ({machine.rows}x{machine.cols}), batch 1")
-    print("LLS equals the RTL cycle by cycle; BP and DFA are models, no hardware yet.\n")
+    print(f"LLS: {LABELS['lls']}; BP and DFA: {LABELS['bp']}.\n")
     print(comparison.to_text())
     for rule, better in (("BP", values["bp_better"]), ("DFA", values["dfa_better"])):
         print(f"\n{rule} beats LLS in: {'; '.join(better) or 'nothing here'}")
     holds = all(comparison.verdict_survives.values())
     print(f"\nLLS against BP in energy: {'the same' if holds else 'NOT the same'} verdict by every technology table")
+    for names in comparison.same_memories:
+        print(f"({' and '.join(names)} price memories alike)")
     print(f"-> {folder / 'report.md'}, {folder / 'comparison.csv'}, figures beside them, {path}")
     return 0
+
+
+def _train(
+    args: argparse.Namespace, network: "Network", dataset: "Dataset", checkpoints: dict[str, Path]
+) -> dict[str, float]:
+    """Trains each rule in float, from its checkpoint if there is one: test accuracy in percent by rule."""
+    from golden.float_model import FloatBackend
+    from golden.train import Progress, train_epochs
+
+    accuracy = {}
+    for rule, checkpoint in checkpoints.items():
+        backend, progress = FloatBackend(network, rule, args.seed), Progress(name=f"float {rule}")
+        result = train_epochs(backend, dataset, args.epochs, args.seed, checkpoint, progress)
+        accuracy[rule] = result.test_accuracy
+    return accuracy

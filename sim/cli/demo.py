@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from sim.cli.common import (
+    RESULTS,
     CommandError,
     add_common,
     load_specs,
@@ -36,7 +37,8 @@ Leaves in DIR
   learning.png      test accuracy by epoch
   verilog/          entrain_core.v, entrain_core.json
   compare/          report.md, comparison.csv, figures
-  weights.npz, history.csv, checkpoint.npz
+  weights.npz       the final weights, int16 codes: layer0_weight, layer0_bias, ...
+  history.csv       a line an epoch
 
 Exit code 1 when test accuracy misses --aim, or the Verilog and the model differ.
 
@@ -129,8 +131,8 @@ def run(args: argparse.Namespace, argv: list[str]) -> int:
     values["utilization"] = comparison.metrics["lls"]["utilization"]
     values["seconds"] = time.monotonic() - began
     report = write_text(folder / "report.md", _report(args, machine, network, values, comparison))
-    written = (path.relative_to(folder) for path in folder.rglob("*.*") if path.is_file())
-    values["files"] = sorted(str(path) for path in written if path.name != "metrics.json")
+    written = [path for part in RESULTS["demo"] for path in (folder / part, *(folder / part).glob("*.*"))]
+    values["files"] = sorted(str(path.relative_to(folder)) for path in written if path.is_file())
     write_metrics(folder, args, machine, network, values, UNITS)
     say(f"Done in {values['seconds']:.0f} s. Look at")
     for path, what in (
@@ -157,9 +159,7 @@ def _train(args, machine, network, dataset, folder: Path) -> dict:
     from sim.cycle.plots import draw_learning
 
     backend = FastModel(network, machine, args.seed)
-    checkpoint = folder / "checkpoint.npz"
-    checkpoint.unlink(missing_ok=True)  # the demo begins at the beginning
-    result = train_epochs(backend, dataset, args.epochs, args.seed, checkpoint)
+    result = train_epochs(backend, dataset, args.epochs, args.seed)
     save_weights(folder / "weights.npz", backend.parameters())
     write_text(folder / "history.csv", history_csv(result))
     accuracies = [entry.test_accuracy for entry in result.history]
@@ -222,7 +222,8 @@ def _compare(machine, network, folder: Path) -> "Comparison":
     from spec.technology import load_technology
 
     comparison = compare(machine, network, load_technology("horowitz-45nm"), known_technologies())
-    below = prepare_out(folder / "compare")
+    below = folder / "compare"
+    below.mkdir(exist_ok=True)
     write_text(below / "report.md", comparison.to_markdown())
     write_text(below / "comparison.csv", comparison.to_csv())
     draw(comparison, below)

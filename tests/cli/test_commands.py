@@ -1,17 +1,28 @@
 """What each command leaves, and how a training is interrupted and resumed."""
 
 import csv
+import fcntl
 import hashlib
+import io
 import json
 import os
+import shlex
 import signal
 import subprocess
 import sys
 import time
+import weakref
 
+import numpy as np
 import pytest
 
-from sim.cli import main
+from golden.checkpoint import load_checkpoint
+from golden.fast import FastModel
+from golden.float_model import FloatBackend
+from golden.windowed_fast import FastWindowedModel
+from sim.cli import main, simulate
+from sim.cli.common import invoked
+from sim.cli.train import make_backend
 from sim.cycle.model import training_step
 from spec.machine import load_machine
 from spec.network import load_network
@@ -23,6 +34,24 @@ SMALL = ("--machine", "ice40up5k", "--network", "ice40up5k")
 def run(*words):
     """A command line that must succeed."""
     assert main([str(word) for word in words]) == 0
+
+
+def interrupted_at(monkeypatch, backend, call):
+    """Ctrl-C in a backend's call of `train`, counted from 1."""
+    train, calls = backend.train, []
+
+    def stopped(self, *arguments):
+        calls.append(1)
+        if len(calls) == call:
+            os.kill(os.getpid(), signal.SIGINT)
+        return train(self, *arguments)
+
+    monkeypatch.setattr(backend, "train", stopped)
+
+
+def bytes_of(folder):
+    """Every file of a folder by name."""
+    return {path.name: path.read_bytes() for path in folder.iterdir() if path.is_file()}
 
 
 def metrics_of(folder):
@@ -41,6 +70,7 @@ def test_help_names_outputs_and_examples(capsys, command):
     assert f"entrain {command or 'demo'}" in text
     if command:
         assert "metrics.json" in text and "Leaves in DIR" in text and "Examples" in text
+        assert "previous-1" in text
         assert all(option in text for option in ("--machine", "--network", "--out", "--seed"))
 
 
@@ -52,7 +82,7 @@ def test_simulate(tmp_path, capsys, rule):
     assert metrics["cycles"] == step.cycles == sum(metrics["cycles_by_phase"].values())
     assert metrics["macs_by_phase"]["forward"] == 784 * 512 + 512 * 512 + 512 * 10
     assert metrics["macs"] == sum(metrics["macs_by_phase"].values())
-    assert 0.9 < metrics["utilization"] < 1
+    assert 0.8 < metrics["utilization"] < 1
     assert metrics["peak_bytes"] == sum(metrics["memory_bytes"].values())
     for split in ("energy_by_phase_pj", "energy_by_component_pj"):
         assert metrics["energy_pj"] == pytest.approx(sum(metrics[split].values()), rel=1e-12)
@@ -107,7 +137,7 @@ def test_compare(tmp_path, capsys):
     )
     for name in ("cycles", "macs", "energy", "memory", "technologies"):
         assert (tmp_path / f"{name}.png").read_bytes().startswith(b"\x89PNG")
-    assert set(metrics["files"]) | {"metrics.json"} == {path.name for path in tmp_path.iterdir()}
+    assert set(metrics["files"]) | {"metrics.json", "run.json"} == {path.name for path in tmp_path.iterdir()}
 
 
 def test_compare_measures_accuracy(tmp_path):
@@ -140,18 +170,128 @@ def test_a_training_goes_on_to_the_same_weights(tmp_path, capsys):
     whole, parts = metrics_of(tmp_path / "whole"), metrics_of(tmp_path / "parts")
     assert whole["weights_sha256"] == parts["weights_sha256"]
     assert whole["samples"] == parts["samples"] and len(parts["history"]) == 3
-    # Begun anew, the old checkpoint is kept.
+    # Begun anew, the old one is kept, and can be gone on from.
+    before = bytes_of(tmp_path / "parts")
+    assert "previous" not in capsys.readouterr().err
     run("train", "--epochs", 1, "--out", tmp_path / "parts")
-    assert (tmp_path / "parts/checkpoint.previous.npz").exists()
-    assert "checkpoint.previous.npz" in capsys.readouterr().err
+    aside = tmp_path / "parts/previous-1"
+    assert bytes_of(aside) == before
+    assert f"now in {aside} (--resume --out {aside} goes on from it)" in capsys.readouterr().err
+    run("train", "--epochs", 3, "--quiet", "--resume", "--out", aside)
+    assert metrics_of(aside)["weights_sha256"] == whole["weights_sha256"]
     # Resumed without anything left to do, it only reports.
     run("train", "--epochs", 1, "--quiet", "--resume", "--out", tmp_path / "parts")
     assert metrics_of(tmp_path / "parts")["samples"] == 1437
 
 
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("simulate",),
+        ("generate",),
+        ("compare",),
+        ("train", "--seed", 1, "--epochs", 1, "--quiet"),
+        ("demo", *SMALL, "--epochs", 2, "--replay", 5, "--aim", 1),
+    ],
+    ids=lambda words: words[0],
+)
+def test_what_is_in_a_folder_survives_another_run(tmp_path, capsys, words):
+    run("train", "--epochs", 1, "--quiet", "--out", tmp_path)
+    (tmp_path / "notes.txt").write_text("mine")
+    trained = bytes_of(tmp_path)
+    del trained["notes.txt"]
+    run(*words, "--out", tmp_path)
+    assert bytes_of(tmp_path / "previous-1") == trained
+    assert metrics_of(tmp_path)["command"] == words[0]
+    lines = [line for line in capsys.readouterr().err.splitlines() if "previous-1" in line]
+    assert len(lines) == 1 and lines[0].startswith(f"{tmp_path}: what entrain train left there is now in")
+    # The folder is now that of the second run alone, but for what is not entrain's.
+    assert ("checkpoint.npz" in bytes_of(tmp_path)) == (words[0] == "train")
+    assert (tmp_path / "notes.txt").read_text() == "mine"
+    assert not any("previous" in name for name in metrics_of(tmp_path).get("files", ()))
+    if words[0] in ("simulate", "generate"):
+        # The same again needs no other folder; with other arguments it does.
+        run(*words, "--out", tmp_path)
+        assert not (tmp_path / "previous-2").exists() and capsys.readouterr().err == ""
+        run(*words, "--seed", 7, "--out", tmp_path)
+        assert bytes_of(tmp_path / "previous-2").keys() >= {"metrics.json", "run.json"}
+        assert f"what entrain {words[0]} left there is now in" in capsys.readouterr().err
+        assert bytes_of(tmp_path / "previous-1") == trained
+
+
+def test_an_interrupted_training_is_not_mixed_with_a_finished_one(tmp_path, monkeypatch, capsys):
+    run("train", "--epochs", 1, "--seed", 1, "--quiet", "--out", tmp_path)
+    finished = bytes_of(tmp_path)
+    with monkeypatch.context() as patch:
+        interrupted_at(patch, FastModel, 3)
+        words = ["train", "--epochs", "2", "--seed", "2", "--quiet", "--out", str(tmp_path)]
+        assert main(words) == 130
+    begun = bytes_of(tmp_path)
+    assert set(begun) == {"checkpoint.npz", "run.json"} and bytes_of(tmp_path / "previous-1") == finished
+    # A third one: what the second has saved is kept as well.
+    run("train", "--epochs", 1, "--seed", 3, "--quiet", "--out", tmp_path)
+    assert bytes_of(tmp_path / "previous-2") == begun and bytes_of(tmp_path / "previous-1") == finished
+    run(*words, "--resume", "--out", tmp_path / "previous-2")
+    assert metrics_of(tmp_path / "previous-2")["seed"] == 2
+
+
+def test_a_training_that_cannot_begin_leaves_the_old_one_where_it_is(tmp_path, monkeypatch):
+    run("train", *SMALL, "--epochs", 1, "--quiet", "--out", tmp_path)
+    before = bytes_of(tmp_path)
+    monkeypatch.setenv("CXX", "no-such-compiler")
+    assert main(["train", *SMALL, "--backend", "rtl", "--quiet", "--out", str(tmp_path)]) == 1
+    assert bytes_of(tmp_path) == before and not list(tmp_path.glob("previous-*"))
+
+
+def test_files_of_others_with_names_of_results_are_set_aside(tmp_path, capsys):
+    folder = tmp_path / "out"
+    folder.mkdir()
+    (folder / "entrain_core.json").write_text("mine")
+    (folder / "cells.txt").write_text("mine too")
+    outside = tmp_path / "outside.txt"
+    outside.write_text("not in the folder")
+    # A file of results from elsewhere moves nothing that is not in its own folder.
+    names = ["../outside.txt", str(outside), "..", "", ".", None, "extra.png"]
+    (folder / "metrics.json").write_text(json.dumps({"command": "compare", "files": names}))
+    (folder / "extra.png").write_text("a figure")
+    run("generate", "--out", folder)
+    assert {path.name for path in (folder / "previous-1").iterdir()} == {
+        *("entrain_core.json", "extra.png", "metrics.json")
+    }
+    assert (folder / "previous-1/entrain_core.json").read_text() == "mine"
+    assert (folder / "cells.txt").exists() and outside.exists()
+    assert len(capsys.readouterr().err.splitlines()) == 1
+
+
+def test_one_run_at_a_time_in_a_folder(tmp_path, capsys):
+    handle = os.open(tmp_path, os.O_RDONLY)
+    fcntl.flock(handle, fcntl.LOCK_EX)
+    assert main(["simulate", "--out", str(tmp_path)]) == 2
+    assert "at work" in capsys.readouterr().err and not list(tmp_path.iterdir())
+    os.close(handle)
+    run("simulate", "--out", tmp_path)
+    run("simulate", "--out", tmp_path)
+
+
+def test_compare_names_the_rules_and_goes_on_after_ctrl_c(tmp_path, monkeypatch, capsys):
+    words = ["compare", *SMALL, "--epochs", "2"]
+    run(*words, "--out", tmp_path / "whole")
+    lines = capsys.readouterr().err.splitlines()
+    assert [line.split(":")[0] for line in lines] == [f"float {rule}" for rule in ("lls", "bp", "dfa") for _ in (1, 2)]
+    words += ["--out", str(tmp_path / "parts")]
+    with monkeypatch.context() as patch:
+        interrupted_at(patch, FloatBackend, 3)
+        assert main(words) == 130
+    said = capsys.readouterr().err.splitlines()[-1]
+    assert "saved in" in said and said.endswith(f"go on with: entrain {shlex.join(words)}")
+    assert list((tmp_path / "parts").glob("training-*.npz"))
+    run(*words)
+    assert "resumed from" in capsys.readouterr().err
+    assert metrics_of(tmp_path / "parts") == metrics_of(tmp_path / "whole")
+    assert set(bytes_of(tmp_path / "parts")) == set(bytes_of(tmp_path / "whole"))
+
+
 def test_ctrl_c_saves_and_says_how_to_go_on(tmp_path):
-    # Compiles the model, so that below the first checkpoint is that of a whole epoch.
-    run("train", "--epochs", 1, "--quiet", "--out", tmp_path / "warm")
     words = ["train", "--epochs", "100000", "--quiet", "--out", str(tmp_path)]
     process = subprocess.Popen(
         [sys.executable, "-m", "sim.cli", *words],
@@ -162,9 +302,12 @@ def test_ctrl_c_saves_and_says_how_to_go_on(tmp_path):
     )
     try:
         deadline = time.monotonic() + 300
-        while not (tmp_path / "checkpoint.npz").exists() and time.monotonic() < deadline:
+        checkpoint, epoch = tmp_path / "checkpoint.npz", 0
+        while epoch < 2 and time.monotonic() < deadline:
             assert process.poll() is None, process.communicate()
             time.sleep(0.02)
+            if checkpoint.exists():
+                epoch = load_checkpoint(checkpoint).progress["epoch"]
         os.kill(process.pid, signal.SIGINT)
         out, err = process.communicate(timeout=300)
     finally:
@@ -172,7 +315,7 @@ def test_ctrl_c_saves_and_says_how_to_go_on(tmp_path):
     assert process.returncode == 130, err
     assert out == "" and len(err.splitlines()) == 1
     assert "saved in" in err and "checkpoint.npz" in err
-    assert f"go on with: entrain {' '.join(words)} --resume" in err
+    assert f"-m sim.cli {shlex.join(words)} --resume" in err.split("go on with: ")[1]
     assert not (tmp_path / "metrics.json").exists()
     # It is really there: a run that asks for fewer epochs than it has is told so.
     assert main(["train", "--epochs", "1", "--resume", "--quiet", "--out", str(tmp_path)]) == 2
@@ -239,3 +382,123 @@ def test_a_reader_that_leaves_is_no_error(tmp_path):
     command = f"{sys.executable} -m sim.cli --help | head -1; exit ${{PIPESTATUS[0]}}"
     done = subprocess.run(["bash", "-c", command], capture_output=True, text=True)
     assert "Traceback" not in done.stderr and done.stdout
+
+
+def test_the_command_is_named_as_it_was_called(tmp_path, monkeypatch):
+    bin_folder = tmp_path / ".venv/bin"
+    bin_folder.mkdir(parents=True)
+    for name in ("entrain", "python"):
+        (bin_folder / name).write_text("#!/bin/sh\n")
+        (bin_folder / name).chmod(0o755)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("PATH", "/nowhere")
+    monkeypatch.setattr(sys, "executable", str(bin_folder / "python"))
+    for called, named in (
+        (str(bin_folder / "entrain"), ".venv/bin/entrain"),
+        (".venv/bin/entrain", ".venv/bin/entrain"),
+        ("/elsewhere/of mine/entrain", "'/elsewhere/of mine/entrain'"),
+        (str(tmp_path / "sim/cli/__main__.py"), ".venv/bin/python -m sim.cli"),
+        ("/usr/bin/pytest", "entrain"),
+    ):
+        monkeypatch.setattr(sys, "argv", [called])
+        assert invoked() == named
+    monkeypatch.setattr(sys, "argv", [str(bin_folder / "entrain")])
+    monkeypatch.chdir(bin_folder)
+    assert invoked() == "./entrain"
+    monkeypatch.setenv("PATH", str(bin_folder))
+    assert invoked() == "entrain"
+
+
+def test_ctrl_c_in_the_first_imports_is_one_line(tmp_path):
+    code = f"""
+import sys
+class Finder:
+    def find_spec(name, path=None, target=None):
+        if name == sys.argv[1]:
+            raise KeyboardInterrupt
+sys.meta_path.insert(0, Finder)
+from sim.cli import main
+sys.exit(main(["train", "--out", {str(tmp_path / "out")!r}]))
+"""
+    for module in ("argparse", "sim.cli.common", "yaml", "sim.cli.train", "numpy"):
+        done = subprocess.run([sys.executable, "-c", code, module], capture_output=True, text=True)
+        assert done.returncode == 130 or done.returncode == -signal.SIGINT, (module, done)
+        assert len(done.stderr.splitlines()) == 1 and "interrupted" in done.stderr, (module, done.stderr)
+    assert not (tmp_path / "out").exists()
+
+
+def test_ctrl_c_that_python_would_forget_is_heard(monkeypatch, capsys):
+    class Thing:
+        pass
+
+    def run_with_a_callback(args, argv):
+        thing = Thing()
+        reference = weakref.ref(thing, lambda _: signal.raise_signal(signal.SIGINT))
+        del thing
+        time.sleep(20)
+        return reference
+
+    monkeypatch.setattr(simulate, "run", run_with_a_callback)
+    began = time.monotonic()
+    assert main(["simulate"]) == 130
+    assert time.monotonic() - began < 10
+    assert len(capsys.readouterr().err.splitlines()) == 1
+
+
+def test_a_terminal_without_the_characters_is_no_error(tmp_path, monkeypatch):
+    terminal = io.TextIOWrapper(io.BytesIO(), "ascii")
+    monkeypatch.setattr(sys, "stdout", terminal)
+    monkeypatch.setattr(sys, "stderr", terminal)
+    assert main(["compare", *SMALL, "--out", str(tmp_path)]) == 0
+    assert main(["train", "--data", "no\udcff", "--out", str(tmp_path)]) == 2
+    terminal.flush()
+
+
+@pytest.mark.parametrize("backend", ["golden", "float"])
+def test_a_network_with_convolutions_is_trained(tmp_path, capsys, backend):
+    network, data = windowed_network(tmp_path)
+    words = ("train", "--machine", "smallconv", "--network", network, "--data", data, "--backend", backend, "--quiet")
+    run(*words, "--epochs", 2, "--out", tmp_path / "whole")
+    run(*words, "--epochs", 1, "--out", tmp_path / "parts")
+    run(*words, "--epochs", 2, "--resume", "--out", tmp_path / "parts")
+    whole, parts = metrics_of(tmp_path / "whole"), metrics_of(tmp_path / "parts")
+    assert whole["weights_sha256"] == parts["weights_sha256"] and whole["samples"] == 80
+    if backend == "golden":
+        machine, net = load_machine("smallconv"), load_network(network)
+        assert isinstance(make_backend("golden", "lls", machine, net, 0), FastWindowedModel)
+
+
+def windowed_network(folder):
+    """Files of a small network with a convolution and batches, and of data for it."""
+    network, data = folder / "conv.yaml", folder / "conv.npz"
+    network.write_text(
+        "name: conv\ninput_shape: [6, 6, 1]\nclasses: 3\nbasis: square\nlayers:\n"
+        "  - {type: convolution, channels: 4, kernel: 3, latent: 2}\n  - {type: fully_connected, neurons: 3}\n"
+        "recipe: {hidden_rate_shift: 6, output_rate_shift: 6, batch: 4}\n"
+    )
+    draw = np.random.RandomState(0)
+    np.savez(data, x=draw.randint(0, 256, (50, 6, 6)).astype(np.uint8), y=np.arange(50) % 3)
+    return network, data
+
+
+def test_what_has_no_convolutions_yet_refuses_them_in_a_line(tmp_path, capsys):
+    network, data = windowed_network(tmp_path)
+    for command in (
+        ("train", "--backend", "rtl", "--data", data),
+        *(("simulate",), ("generate",), ("compare",), ("compare", "--epochs", 1, "--data", data), ("demo",)),
+    ):
+        words = [*command, "--machine", "smallconv", "--network", network, "--out", tmp_path / "out"]
+        assert main([str(word) for word in words]) == 2
+        lines = capsys.readouterr().err.splitlines()
+        assert len(lines) == 1 and "network conv: has convolutions or batches" in lines[0]
+    assert not (tmp_path / "out").exists()
+    # On a machine that has no room for gradients, the model says which one has.
+    assert main(["train", "--network", str(network), "--data", str(data), "--out", str(tmp_path / "out")]) == 2
+    assert "gradient_bits" in (line := capsys.readouterr().err) and "it fits --machine smallconv" in line
+
+
+def test_help_says_what_data_may_be_and_where_designs_are_kept(capsys):
+    assert main(["train", "--help"]) == 0
+    text = capsys.readouterr().out
+    for word in ("x_train, y_train, x_test, y_test", "uint8", "255", "int8", "IDX", "ENTRAIN_CACHE", "run.json"):
+        assert word in text, word

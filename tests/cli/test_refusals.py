@@ -92,15 +92,15 @@ def save_data(path, n_in=4, classes=3, **changes):
 @pytest.mark.parametrize(
     "words, named",
     [
-        (["--machine", "nosuch"], ["machines", "nosuch", "digits"]),
+        (["--machine", "nosuch"], ["--machine: must be", "nosuch", "digits"]),
         (["--machine", "no/such.yaml"], ["no/such.yaml", "No such file"]),
-        (["--network", "nosuch"], ["networks", "nosuch"]),
+        (["--network", "nosuch"], ["--network: must be", "nosuch", "mnist-128"]),
         (["--network", "nosuch.yml"], ["nosuch.yml"]),
         (["--seed", "-1"], ["--seed", "-1"]),
         (["--seed", "x"], ["--seed", "x"]),
         (["--seed", "4294967296"], ["--seed", "4294967296"]),
         (["--nosuch"], ["--nosuch"]),
-        (["--network", "mnist"], ["weight_depth", "mnist", "10496"]),
+        (["--network", "mnist"], ["weight_depth", "mnist", "10496", "it fits --machine mnist"]),
     ],
 )
 def test_options_that_every_command_has(refused, command, words, named):
@@ -149,7 +149,7 @@ def test_wrong_technologies(refused, tmp_path, command):
     path.write_text("name: t\nnode: n\nleakage: none\nactions: {add_8: {pj: 1}}\n")
     line = refused(command, "--technology", path)
     assert "t.yaml" in line and "add_8" in line
-    assert "technologies" in refused(command, "--technology", "nosuch")
+    assert "--technology: must be" in refused(command, "--technology", "nosuch")
 
 
 @pytest.mark.parametrize("backend", ["golden", "rtl"])
@@ -206,29 +206,38 @@ def test_wrong_data(refused, own, tmp_path, backend, changes, named):
 
 def test_data_that_is_no_archive(refused, own, tmp_path):
     path = tmp_path / "d.npz"
-    path.write_bytes(b"PK\x03\x04 no archive")
-    assert "d.npz" in refused("train", "--data", path, *own())
+    for content in (b"PK\x03\x04 no archive", b"hello"):
+        path.write_bytes(content)
+        line = refused("train", "--data", path, *own())
+        assert "d.npz: must be a .npz of plain arrays" in line and "pickle" not in line
 
 
 def test_resume_needs_a_checkpoint_of_the_same_run(refused, own, tmp_path, capsys, monkeypatch):
     data, options, out = save_data(tmp_path / "d.npz"), own(), tmp_path / "run"
     words = ["train", "--data", str(data), *options, "--quiet"]
     assert "does not exist" in refused(*words, "--resume", out=out)
+    (out / "previous-2").mkdir(parents=True)
+    (out / "previous-2/checkpoint.npz").touch()
+    assert f"({out / 'previous-2'} has one)" in refused(*words, "--resume", out=out)
     assert main([*words, "--epochs", "2", "--out", str(out)]) == 0
     (out / "metrics.json").unlink()
     capsys.readouterr()
     resume = [*words, "--resume"]
-    assert "seed" in refused(*resume, "--epochs", "3", "--seed", "1", out=out)
+    line = refused(*resume, "--epochs", "3", "--seed", "1", out=out)
+    assert "seed 0, this run has 1" in line and "or train into another folder (--out)" in line
     assert "--epochs" in refused(*resume, "--epochs", "1", out=out)
     # Found out before the Verilog is compiled: without a compiler that would be another error.
     monkeypatch.setenv("CXX", "no-such-compiler")
     assert "seed" in refused(*resume, "--epochs", "3", "--seed", "1", "--backend", "rtl", out=out)
     assert "arithmetic" in refused(*resume, "--epochs", "3", "--backend", "float", out=out)
     assert "rule" in refused(*resume, "--epochs", "3", "--rule", "frozen", out=out)
-    other = save_data(tmp_path / "d.npz", y_train=(np.arange(12) + 1) % 3)
-    assert "data" in refused("train", "--data", other, *options, "--resume", "--epochs", "3", out=out)
+    other = save_data(tmp_path / "other.npz", y_train=(np.arange(12) + 1) % 3)
+    line = refused("train", "--data", other, *options, "--resume", "--epochs", "3", out=out)
+    assert f"checkpoint has data {data} (SHA-256 " in line and f"this run has {other} (SHA-256 " in line
     (out / "checkpoint.npz").write_bytes(b"broken")
-    assert "checkpoint.npz" in refused(*resume, "--epochs", "3", out=out)
+    line = refused(*resume, "--epochs", "3", out=out)
+    assert "checkpoint.npz: must be a checkpoint of entrain" in line and "pickle" not in line
+    assert not list(out.glob("previous-1"))
 
 
 def test_the_installed_module_refuses_too(tmp_path):
