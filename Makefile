@@ -12,11 +12,11 @@ SYNTH_digits := synth_ecp5 -abc9
 SYNTH_ice40up5k := synth_ice40 -device u -dsp -abc9
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint bench synth pnr setup lock clean
+.PHONY: help demo test lint lint-rtl bench synth pnr setup lock clean
 
 help: ## this list
 	@echo "make TARGET [PYTHON=python3.12] [JOBS=4] [OUT=build] [SIM=icarus]"
-	@sed -n 's/^\([a-z]*\):[^#]*## \(.*\)/  \1|\2/p' Makefile | awk -F'|' '{printf "%-9s %s\n", $$1, $$2}'
+	@sed -n 's/^\([a-z-]*\):[^#]*## \(.*\)/  \1|\2/p' Makefile | awk -F'|' '{printf "%-11s %s\n", $$1, $$2}'
 
 demo: $(READY) ## train on digits, replay in the Verilog, write report and figures to build/demo
 	@$(BIN)/entrain demo --out $(OUT)/demo
@@ -32,6 +32,11 @@ lint: $(READY) ## style, layers, types
 	@$(BIN)/lint-imports > $(VENV)/layers.log 2>&1 || { cat $(VENV)/layers.log; exit 1; }
 	@echo "Lint: types (pyright)"
 	@$(BIN)/pyright --pythonpath $(BIN)/python > $(VENV)/types.log 2>&1 || { cat $(VENV)/types.log; exit 1; }
+
+lint-rtl: $(READY) ## Verilator's lint over the generated Verilog of the digits machine
+	@$(BIN)/entrain generate --machine digits --network digits --out $(OUT)/lint > /dev/null
+	@echo "Lint: generated Verilog (verilator -Wall)"
+	@$(BIN)/verilator-cli --lint-only -Wall --top-module entrain_core $(OUT)/lint/entrain_core.vlt $(OUT)/lint/entrain_core.v > /dev/null
 
 bench: $(TORCH) ## speed of the bit-exact trainer beside PyTorch, one CPU thread each
 	@$(BIN)/python -m bench --out $(OUT)/bench

@@ -35,8 +35,10 @@ def main(arguments: list[str] | None = None) -> int:
     except (SpecError, OSError) as error:
         print(f"python -m hdl: {error}", file=sys.stderr)
         return 2
-    print(files.verilog)
-    print(files.description)
+    for path in (files.verilog, files.description, files.lint):
+        print(path)
+    if files.replaced:
+        print(f"replaced what was there: {files.replaced}")
     return 0
 
 

@@ -7,10 +7,14 @@ import json
 import os
 from dataclasses import dataclass, fields
 from pathlib import Path
+from typing import Any
 
+from amaranth.lib.data import StructLayout
 from amaranth.lib.wiring import In
 
 from hdl.core import Core
+from hdl.loader import SAMPLE_LAYOUT
+from hdl.results import RESULT_LAYOUT, SUMMARY_LAYOUT
 from hdl.verilog import to_verilog
 from spec import lfsr, memory_map, timing
 from spec.basis import Basis
@@ -35,14 +39,58 @@ __all__ = ["TOP", "Generated", "describe", "generate"]
 TOP = "entrain_core"
 """Name of the top module and of the files."""
 _SCHEMA = 1
+_WAIVERS = Path(__file__).with_name("lint.vlt")
+_PORTS = {
+    "bus__req_valid": "a request is offered; it is taken at the rising edge at which req_ready is 1 as well",
+    "bus__req_ready": "a request would be taken; does not depend on req_valid",
+    "bus__req_write": "1: write, 0: read",
+    "bus__req_addr": "word address, see memory_map",
+    "bus__req_data": "what a write writes; no matter for a read",
+    "bus__rsp_valid": "the answer to the oldest unanswered read is here, in this cycle only: it cannot be held up",
+    "bus__rsp_data": "the answer, while rsp_valid is 1",
+    "samples__valid": "a beat is offered; it is taken at the rising edge at which ready is 1 as well",
+    "samples__ready": "a beat would be taken: CTRL.enable is set and an input buffer is free",
+    "samples__payload": "a pixel with last = 0; behind the last pixel the sample's label with last = 1",
+    "results__valid": "a beat is offered; it stays until the rising edge at which ready is 1 as well",
+    "results__ready": "a beat would be taken",
+    "results__payload": "a class score with last = 0 (only with CTRL.scores); last = 1 ends a sample's result",
+    "phase": "what the sequencer is doing, see timing.phases",
+    "layer": "for which layer",
+}
+_STREAMS: dict[str, tuple[StructLayout, dict[str, str]]] = {
+    "samples__payload": (
+        SAMPLE_LAYOUT,
+        {
+            "data": "a pixel (formats.input), or with last = 1 the label; no_label: infer only",
+            "last": "the beat is the sample's last",
+        },
+    ),
+    "results__payload": (
+        RESULT_LAYOUT,
+        {
+            "data": "a class score, signed, layer by layer, class 0 first; or with last = 1 the summary",
+            "last": "the beat is the result's last, the summary",
+        },
+    ),
+}
+_SUMMARY = {
+    "prediction": "the class with the highest score of the output layer, with the weights from before this sample",
+    "label": "the sample's label, as it came",
+}
 
 
 @dataclass(frozen=True)
 class Generated:
-    """The files that :func:`generate` wrote, or found to be right already."""
+    """The files that :func:`generate` wrote, or found to be right already.
+
+    ``lint``: waivers for Verilator's lint. ``replaced``: what the folder held before, where that was the description of
+    something else; None where it held none, or the same.
+    """
 
     verilog: Path
     description: Path
+    lint: Path
+    replaced: str | None = None
 
 
 def describe(core: Core, network: Network, text: str) -> dict[str, object]:
@@ -52,19 +100,15 @@ def describe(core: Core, network: Network, text: str) -> dict[str, object]:
     derived = ("psum_bits", "acc_bits", "norm_bits", "weight_addr_bits", "activation_addr_bits",
                "bias_addr_bits", "row_bits", "col_bits", "neuron_bits", "layer_bits")  # fmt: skip
     ports = [
-        {
-            "name": "__".join(str(part) for part in path),
-            "direction": "input" if member.flow == In else "output",
-            "width": len(value.as_value() if hasattr(value, "as_value") else value),
-        }
+        _port("__".join(map(str, path)), member.flow == In, value)
         for path, member, value in core.signature.flatten(core)
     ]
     return {
         "schema": _SCHEMA,
         "module": TOP,
         "verilog": {"file": f"{TOP}.v", "sha256": _sha256(text)},
-        "clock": "clk",
-        "reset": "rst (synchronous, active high)",
+        "clock": "clk (rising edge)",
+        "reset": "rst (synchronous, active high, one cycle is enough; all memories keep their contents)",
         "ports": ports,
         "machine": {
             **{f.name: getattr(machine, f.name) for f in fields(machine) if f.name != "device"},
@@ -145,7 +189,7 @@ def describe(core: Core, network: Network, text: str) -> dict[str, object]:
 def generate(
     machine: Machine, network: Network, out_dir: str | os.PathLike[str]
 ) -> Generated:
-    """Writes `entrain_core.v` and `entrain_core.json` into `out_dir`, which is made if need be.
+    """Writes `entrain_core.v`, `.json` and `.vlt` into `out_dir`, which is made if need be.
 
     The Verilog depends on the machine and the network's classes and basis; the `.json` adds the layer
     program that runs this network. A file that is right already is left alone, with its time stamp.
@@ -161,10 +205,44 @@ def generate(
     description = json.dumps(describe(core, network, text), indent=1) + "\n"
     folder = Path(out_dir)
     folder.mkdir(parents=True, exist_ok=True)
-    generated = Generated(folder / f"{TOP}.v", folder / f"{TOP}.json")
-    _write_if_changed(generated.verilog, text)
-    _write_if_changed(generated.description, description)
-    return generated
+    verilog, json_file, lint = (folder / f"{TOP}.{suffix}" for suffix in ("v", "json", "vlt"))
+    replaced = _described(json_file) if json_file.exists() and json_file.read_bytes() != description.encode() else None
+    _write_if_changed(verilog, text)
+    _write_if_changed(json_file, description)
+    _write_if_changed(lint, _WAIVERS.read_text())
+    return Generated(verilog, json_file, lint, replaced)
+
+
+def _described(path: Path) -> str:
+    """Of what machine and network a description is."""
+    try:
+        old = json.loads(path.read_text())
+        return f"machine {old['machine']['name']}, network {old['network']['name']}"
+    except (ValueError, KeyError, TypeError):
+        return "something else"
+
+
+def _port(name: str, is_input: bool, value: Any) -> dict[str, object]:
+    """A port; those of the streams with the fields of their payload."""
+    port: dict[str, object] = {
+        "name": name,
+        "direction": "input" if is_input else "output",
+        "width": len(value.as_value() if hasattr(value, "as_value") else value),
+        "description": _PORTS[name],
+    }
+    if name in _STREAMS:
+        port["fields"] = _fields(*_STREAMS[name])
+    if name == "results__payload":
+        port["summary"] = _fields(SUMMARY_LAYOUT, _SUMMARY)
+    return port
+
+
+def _fields(layout: StructLayout, descriptions: dict[str, str]) -> dict[str, dict[str, object]]:
+    """Where the members of a layout lie."""
+    return {
+        str(name): {"lsb": field.offset, "width": field.width, "description": descriptions[str(name)]}
+        for name, field in layout
+    }
 
 
 def _bias_format(inputs: QFormat) -> QFormat:
@@ -176,7 +254,7 @@ def _sha256(text: str) -> str:
 
 
 def _write_if_changed(path: Path, text: str) -> None:
-    if path.exists() and path.read_text() == text:
+    if path.exists() and path.read_bytes() == text.encode():
         return
     # Renamed into place, so that nothing ever reads half a file.
     part = path.with_name(path.name + ".part")

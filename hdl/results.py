@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from amaranth.hdl import Cat, Module, Mux, Signal, signed, unsigned
+from amaranth.hdl import Module, Mux, Signal, signed, unsigned
 from amaranth.lib import data, stream, wiring
 from amaranth.lib.wiring import In, Out
 
@@ -11,11 +11,12 @@ from hdl.memory import DualPortMemory
 from spec.errors import SpecError
 from spec.machine import SCORE_BITS, Machine
 
-__all__ = ["RESULT_LAYOUT", "ResultFifo"]
+__all__ = ["RESULT_LAYOUT", "SUMMARY_LAYOUT", "ResultFifo"]
 
 RESULT_LAYOUT = data.StructLayout({"data": 32, "last": 1})
-"""A beat of the `results` stream: a score, sign extended, or the summary with `last = 1`: the
-prediction in bits 7 to 0, the label in bits 15 to 8."""
+"""A beat of the `results` stream: a score, sign extended, or with `last = 1` a SUMMARY_LAYOUT."""
+SUMMARY_LAYOUT = data.StructLayout({"prediction": LABEL_BITS, "label": LABEL_BITS})
+"""A result's last beat, from bit 0 of its data up."""
 
 
 class ResultFifo(wiring.Component):
@@ -81,15 +82,17 @@ class ResultFifo(wiring.Component):
         bound = max(self._depth, self._classes << len(self.layers))
         most = Signal(range(-bound, bound))
         m.d.sync += most.eq(self._depth - 1 - self.layers * self._classes)
-        summary = Cat(self.prediction, self.label)
+        summary = Signal(SUMMARY_LAYOUT)
         m.d.comb += [
+            summary.prediction.eq(self.prediction),
+            summary.label.eq(self.label),
             self.room.eq(level + push <= Mux(self.scores, most, self._depth - 1)),
             push.eq((self.score_valid & wanted) | self.summary),
             taken.eq(self.results.valid & self.results.ready),
             left.eq(level - taken),
             beats.write_en.eq(push),
             beats.write_addr.eq(write),
-            beats.write_data[:SCORE_BITS].eq(Mux(self.summary, summary, self.score)),
+            beats.write_data[:SCORE_BITS].eq(Mux(self.summary, summary.as_value(), self.score)),
             beats.write_data[SCORE_BITS].eq(self.summary),
             # The next beat is read while the present one is taken. A beat that is only now being
             # written is not offered yet, so a read that counts never meets the write of its word.

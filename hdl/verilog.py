@@ -6,6 +6,7 @@ million with large weight memories, since every memory lists its initial zeros.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from typing import Any
 
@@ -15,6 +16,13 @@ from amaranth.lib import wiring
 from amaranth.lib.wiring import In
 
 __all__ = ["SharedModules", "make", "to_verilog"]
+
+# Yosys puts a variable into every combinational process, whose one change runs the process once though its inputs rest
+# at their initial values. It gives the variable a value where it is declared: in SystemVerilog that is set before any
+# process waits, nothing changes, and outputs stay unknown. Set by a non-blocking assignment it changes when all wait,
+# in either language.
+_START = re.compile(r"^  reg (\\\$auto\$verilog_backend\S+)\s+= 0;$", re.MULTILINE)
+_START_LATER = r"  reg \1 ;\n  initial \1 <= 1'b0;"
 
 
 class SharedModules:
@@ -70,6 +78,7 @@ def to_verilog(component: wiring.Component, name: str = "top") -> str:
 
 
 def _convert(component: wiring.Component, name: str, platform: SharedModules) -> str:
-    return verilog.convert(
+    text = verilog.convert(
         component, name=name, platform=platform, emit_src=False, strip_internal_attrs=True
     )
+    return _START.sub(_START_LATER, text)

@@ -68,10 +68,6 @@ BLOCKS: dict[str, tuple[str, str, tuple[str, ...]]] = {
 _MAKEFLAGS = "CFG_CXXFLAGS_PCH_I=-include PYTHON3=python3 OPT_FAST=-O1"
 # Amaranth's output has style warnings; linting is a test of its own, with each waiver explained.
 _BUILD_ARGUMENTS = {"verilator": ["-Wno-fatal"], "icarus": []}
-# cocotb has Icarus read SystemVerilog, where initial values are set before any process waits: a process whose inputs
-# rest at theirs would never run, and its outputs would stay unknown. Yosys puts a variable into every process to start
-# it, which only has to change once all of them wait.
-_ICARUS_START = (r"(reg (\\\$auto\$verilog_backend\S+)) += 0;", r"\1 = 0;\n  initial \2 <= 1;")
 _STALE_SECONDS = 24 * 3600
 
 
@@ -118,15 +114,15 @@ def seed(default: int = 1) -> int:
 
 
 def verilog_text(design: Design) -> str:
-    """Verilog of the design with top module ``top``."""
-    from amaranth.back import verilog  # here, for the benches import this module too
+    """Verilog of the design with top module ``top``, as `hdl.verilog` delivers it."""
+    from hdl.verilog import to_verilog  # here, for the benches import this module too
 
     module, name, arguments = BLOCKS[design.block]
     component = getattr(importlib.import_module(module), name)
     available = {"classes": design.classes, "basis": Basis(design.basis, design.classes)}
     values = [available[argument] for argument in arguments]
     element = component(design.machine, *values, **dict(design.arguments))
-    return verilog.convert(element, name="top", emit_src=False, strip_internal_attrs=True)
+    return to_verilog(element, "top")
 
 
 def build(design: Design) -> Path:
@@ -161,10 +157,7 @@ def build(design: Design) -> Path:
             later = time.time() + 3600
             os.utime(shutil.copy(compiled, folder), (later, later))
         source = folder / "top.v"
-        text = verilog_text(design)
-        if sim == "icarus":
-            text = re.sub(*_ICARUS_START, text)
-        source.write_text(text)
+        source.write_text(verilog_text(design))
         log = folder / "build.log"
         with _tool_environment():
             runner = _PortsOnly() if sim == "verilator" else get_runner(sim)
@@ -321,7 +314,7 @@ def _inputs(text: str) -> list[str]:
 
 def _version_hash(sim: str) -> str:
     """Hash of the simulator, its options and the tools' versions."""
-    key = hashlib.sha256(f"{sim} {sys.prefix} {_MAKEFLAGS} {_BUILD_ARGUMENTS} {_ICARUS_START}".encode())
+    key = hashlib.sha256(f"{sim} {sys.prefix} {_MAKEFLAGS} {_BUILD_ARGUMENTS}".encode())
     for package in ("amaranth", "cocotb", "verilator"):
         key.update(importlib.metadata.version(package).encode())
     return key.hexdigest()[:16]

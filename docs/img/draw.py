@@ -1,64 +1,84 @@
-"""Draws the pictures of the documentation from the cycle simulator: `python docs/img/draw.py` (in the environment)."""
+"""Draws the pictures of the documentation from the cycle simulator into a folder.
 
+`.venv/bin/python docs/img/draw.py docs/img` replaces those that are tracked.
+"""
+
+import argparse
 from pathlib import Path
 
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from sim.cycle.compare import compare
-from sim.cycle.plots import BLUE, DARK, GREEN, GREY, RED, draw
+from sim.cycle.compare import Comparison, compare, known_technologies
+from sim.cycle.plots import BLUE, DARK, GREEN, RED, draw
 from spec.machine import load_machine
 from spec.network import load_network
 from spec.technology import load_technology
 
-FOLDER = Path(__file__).parent
 TECHNOLOGY = "horowitz-45nm"
 RULES = {"lls": "LLS", "bp": "BP (model)"}
 PARTS = {"forward": ("forward", BLUE), "signal": ("learning signal", RED), "update": ("weight update", GREEN)}
+PURPOSES = {"forward": "forward", "signal": "learning_signal", "update": "weight_gradient"}
 
 
-def overview() -> None:
-    """README's picture: a training step's cycles against the bound, and its learning signal's energy."""
+def bars(axes: Axes, parts: dict[str, list[float]], totals: list[float], legend: bool) -> None:
+    """A bar a rule; a part too small for its figure has it above the bar."""
+    for y, total in enumerate(totals):
+        at = 0.0
+        for part, (title, colour) in PARTS.items():
+            value = parts[part][y]
+            axes.barh(y, value, left=at, color=colour, height=0.55, label=title if legend and not y else None)
+            figure = f"{value:,.0f}" if value >= 100 else f"{value:,.1f}"
+            if value > 0.1 * max(totals):
+                axes.annotate(figure, (at + value / 2, y), ha="center", va="center", color="white")
+            else:
+                axes.annotate(f"{title} {figure}", (at, y - 0.3), ha="center", va="bottom", color=colour, fontsize=9)
+            at += value
+        axes.annotate(f" {total:,.0f}", (total, y), va="center", fontweight="bold")
+    axes.set_xlim(0, max(totals) * 1.16)
+    axes.set_ylim(1.5, -1)
+    axes.set_yticks(range(len(RULES)), list(RULES.values()) if legend else [""] * len(RULES))
+    axes.spines[["top", "right", "left"]].set_visible(False)
+    axes.tick_params(axis="y", length=0)
+    axes.xaxis.set_major_formatter("{x:,.0f}")
+
+
+def overview(comparison: Comparison) -> Figure:
+    """README's picture: where a training step's cycles go, against the bound, and its energy."""
+    machine, network = comparison.machine, comparison.network
+    steps = [comparison.metrics[rule] for rule in RULES]
+    figure = Figure(figsize=(11, 3.7), layout="constrained")
+    left, right = figure.subplots(1, 2)
+    cycles = {part: [step["cycles_by_phase"][part] for step in steps] for part in PARTS}
+    bars(left, cycles, [step["cycles"] for step in steps], legend=True)
+    bound = 2 * network.macs / machine.pes
+    # Beside LLS's bar only: it would cross the figures of the other.
+    left.plot([bound, bound], [-0.95, 0.3], color=DARK, linestyle="--", linewidth=1.2)
+    text = f"bound {bound:,.0f}: every \nmultiplier, every cycle "
+    left.annotate(text, (bound, -0.76), ha="right", va="center", fontsize=8.5)
+    rest = [step["cycles_by_phase"]["setup"] + step["cycles_by_phase"]["finish"] for step in steps]
+    left.set_xlabel(f"clock cycles (with {rest[0]} and {rest[1]} of setup and finish, too thin to be seen)")
+    energy = {part: [step["energy_by_phase_pj"][PURPOSES[part]] / 1e3 for step in steps] for part in PARTS}
+    bars(right, energy, [step["energy_pj"] / 1e3 for step in steps], legend=False)
+    right.set_xlabel("energy in nJ (45 nm; leakage left out)")
+    sizes = "-".join(str(n) for n in (network.features, *(n for _, n in network.shapes)))
+    array = f"{machine.pes} multipliers ({machine.rows}x{machine.cols} array)"
+    figure.suptitle(f"A training step of {sizes} on {array}, one sample", fontsize=12)
+    figure.legend(*left.get_legend_handles_labels(), loc="outside lower center", ncols=3, frameon=False, fontsize=9)
+    return figure
+
+
+def main() -> None:
+    """Draws all of them."""
+    parser = argparse.ArgumentParser(description="Draw the pictures of the documentation.")
+    parser.add_argument("folder", type=Path, help="where they go, made if need be; docs/img replaces the tracked ones")
+    folder = parser.parse_args().folder
+    folder.mkdir(parents=True, exist_ok=True)
     machine, network = load_machine("mnist"), load_network("mnist")
-    metrics = compare(machine, network, load_technology(TECHNOLOGY)).metrics
-    figure = Figure(figsize=(11, 3.6), layout="constrained")
-    left, right = figure.subplots(1, 2, width_ratios=(3, 2))
-    for y, rule in enumerate(RULES):
-        at = 0
-        cycles = metrics[rule]["cycles_by_phase"]
-        for phase, (title, colour) in PARTS.items():
-            left.barh(y, cycles[phase], left=at, color=colour, height=0.55, label=title if not y else None)
-            if cycles[phase] > 2000:
-                middle = (at + cycles[phase] / 2, y)
-                left.annotate(f"{cycles[phase]:,}", middle, ha="center", va="center", color="white")
-            at += cycles[phase]
-        left.barh(y, sum(cycles.values()) - at, left=at, color=GREY, height=0.55, label=None if y else "setup, finish")
-        left.annotate(f" {sum(cycles.values()):,}", (sum(cycles.values()), y), va="center", fontweight="bold")
-    bound = 2 * network.macs / (machine.rows * machine.cols)
-    left.axvline(bound, color=DARK, linestyle="--", linewidth=1.2)
-    text = f"bound {bound:,.0f}: every\nmultiplier, every cycle "
-    left.annotate(text, (bound, -0.62), ha="right", va="center", fontsize=8.5)
-    left.set_title("A training step: clock cycles\n784-512-512-10, 8x8 multipliers, one sample", fontsize=11)
-    left.set_xlim(0, 30000)
-    left.set_ylim(1.5, -0.9)
-    left.legend(loc="upper center", bbox_to_anchor=(0.5, -0.12), ncols=4, frameon=False, fontsize=9)
-    energies = [metrics[rule]["energy_by_phase_pj"]["learning_signal"] / 1e3 for rule in RULES]
-    right.barh(range(len(RULES)), energies, color=RED, height=0.55)
-    for y, energy in enumerate(energies):
-        right.annotate(f" {energy:,.1f} nJ", (energy, y), va="center", fontweight="bold")
-    whole = [metrics[rule]["energy_pj"] / 1e3 for rule in RULES]
-    right.set_title(
-        "Energy of the learning signal alone (45 nm)\n"
-        f"the whole step: LLS {whole[0]:,.0f} nJ, BP {whole[1]:,.0f} nJ", fontsize=11,
-    )  # fmt: skip
-    right.set_xlim(0, max(energies) * 1.3)
-    right.set_ylim(1.5, -0.9)
-    for axes in (left, right):
-        axes.set_yticks(range(len(RULES)), list(RULES.values()) if axes is left else [""] * len(RULES))
-        axes.spines[["top", "right", "left"]].set_visible(False)
-        axes.tick_params(axis="y", length=0)
-    figure.savefig(FOLDER / "overview.png", dpi=130, metadata={"Software": None})
+    comparison = compare(machine, network, load_technology(TECHNOLOGY), known_technologies())
+    overview(comparison).savefig(folder / "overview.png", dpi=130, metadata={"Software": None})
+    draw(comparison, folder)
 
 
 if __name__ == "__main__":
-    overview()
-    draw(compare(load_machine("mnist"), load_network("mnist"), load_technology(TECHNOLOGY)), FOLDER)
+    main()

@@ -1,7 +1,8 @@
 """LLS, BP and DFA on one machine and network: a table, and what it says, the bad news with the good.
 
 The learning signal alone and the whole step stand side by side, because a rule that saves 99 % of a small part saves
-little. Energies are taken from several technologies, and a verdict counts only when all of them agree.
+little. Energies are taken from several technologies, and a verdict counts only when all of them agree; tables that
+share their memories' prices are named, since memory is most of the energy.
 """
 
 import csv
@@ -13,7 +14,7 @@ from sim.cycle.model import LABELS, RULES, training_step
 from sim.cycle.report import step_metrics
 from spec.machine import Machine
 from spec.network import Network
-from spec.technology import Technology, load_technology
+from spec.technology import ACTIONS, Technology, load_technology
 from spec.yaml_loader import preset_names
 
 __all__ = ["Comparison", "Row", "compare", "known_technologies"]
@@ -28,12 +29,16 @@ PHASE_TITLES = {
 
 @dataclass(frozen=True)
 class Row:
-    """A line of the table: ``values`` by rule, in ``unit``; ``more_is_better`` for utilization and accuracy."""
+    """A line of the table: ``values`` by rule, in ``unit``; ``more_is_better`` for accuracy.
+
+    ``ranked``: whether it says who is better. Utilization does not: with equal work it is the cycles once more.
+    """
 
     quantity: str
     unit: str
     values: Mapping[str, float]
     more_is_better: bool = False
+    ranked: bool = True
 
     def ratio(self, rule: str) -> float | None:
         """How many times LLS's value ``rule`` has; None when LLS has nothing."""
@@ -46,7 +51,9 @@ class Row:
         return tuple(rule for rule, value in self.values.items() if value == best)
 
     def beats_lls(self, rule: str) -> bool:
-        """Whether ``rule`` is strictly better than LLS."""
+        """Whether ``rule`` is strictly better than LLS, where the line says so."""
+        if not self.ranked:
+            return False
         ours, theirs = self.values["lls"], self.values[rule]
         return theirs > ours if self.more_is_better else theirs < ours
 
@@ -54,13 +61,15 @@ class Row:
 @dataclass(frozen=True)
 class Comparison:
     """``metrics`` by rule (see ``sim.cycle.report``); ``rows``: the table; ``energies``: by technology, then rule, the
-    whole step's and the learning signal's picojoule; ``accuracy``: percent by rule where it was measured."""
+    whole step's and the learning signal's picojoule; ``same_memories``: groups of technologies that price memory
+    accesses alike; ``accuracy``: percent by rule where it was measured."""
 
     machine: Machine
     network: Network
     metrics: dict[str, dict]
     rows: tuple[Row, ...]
     energies: dict[str, dict[str, tuple[float, float]]]
+    same_memories: tuple[tuple[str, ...], ...]
     accuracy: dict[str, float]
 
     @property
@@ -121,7 +130,8 @@ class Comparison:
                 f"{'holds' if holds else 'does **not** hold'} in every table for the {part.replace('_', ' ')}"
                 for part, holds in self.verdict_survives.items()
             )
-            + ".",
+            + "."
+            + "".join(f" {' and '.join(names)} price memories alike: one opinion." for names in self.same_memories),
             "",
             "| technology | whole step, BP/LLS | learning signal, BP/LLS |",
             "|---|---:|---:|",
@@ -186,7 +196,16 @@ def compare(
         for name, table in tables.items()
     }
     accuracy = dict(accuracy or {})
-    return Comparison(machine, network, metrics, _rows(metrics, accuracy), energies, accuracy)
+    return Comparison(machine, network, metrics, _rows(metrics, accuracy), energies, _same_memories(tables), accuracy)
+
+
+def _same_memories(tables: Mapping[str, Technology]) -> tuple[tuple[str, ...], ...]:
+    """Groups of technologies, two or more, with the same price of every memory access."""
+    groups: dict[tuple[float, ...], list[str]] = {}
+    for name, table in tables.items():
+        prices = tuple(table.actions[action].pj for action in ACTIONS if "_read" in action or "_write" in action)
+        groups.setdefault(prices, []).append(name)
+    return tuple(tuple(names) for names in groups.values() if len(names) > 1)
 
 
 def _energy(metrics: dict) -> tuple[float, float]:
@@ -197,20 +216,20 @@ def _energy(metrics: dict) -> tuple[float, float]:
 def _rows(metrics: dict[str, dict], accuracy: dict[str, float]) -> tuple[Row, ...]:
     """The table."""
 
-    def row(quantity: str, unit: str, *path: str, more_is_better: bool = False) -> Row:
+    def row(quantity: str, unit: str, *path: str, ranked: bool = True) -> Row:
         values = {}
         for rule, value in metrics.items():
             for key in path:
                 value = value[key]
             values[rule] = value
-        return Row(quantity, unit, values, more_is_better)
+        return Row(quantity, unit, values, ranked=ranked)
 
     rows = [
         row("MACs, learning signal", "MACs", "macs_by_phase", "learning_signal"),
         row("MACs, whole step", "MACs", "macs"),
         row("cycles, signal phase", "cycles", "cycles_by_phase", "signal"),
         row("cycles, whole step", "cycles", "cycles"),
-        row("utilization", "of 1", "utilization", more_is_better=True),
+        row("utilization", "of 1", "utilization", ranked=False),
         row("energy, learning signal", "pJ", "energy_by_phase_pj", "learning_signal"),
         row("energy, whole step", "pJ", "energy_pj"),
         row("memory, activations", "bytes", "memory_bytes", "activations"),

@@ -49,7 +49,7 @@ __all__ = [
 
 RULES = ("lls", "bp", "dfa")
 LABELS = {
-    "lls": "equal to the RTL, cycle by cycle",
+    "lls": "closed form, equal to the RTL on every tested shape",
     "bp": "model, no hardware yet",
     "dfa": "model, no hardware yet",
 }
@@ -76,14 +76,14 @@ class LayerStep:
 
 @dataclass(frozen=True)
 class Step:
-    """One sample's way through the machine. ``array_macs``: the multiplications that the PEs owe to the arithmetic."""
+    """One sample's way through the machine. ``useful_macs``: forward and weight gradient, as every rule needs."""
 
     rule: str
     machine: Machine
     network: Network
     program: Program
     layers: tuple[LayerStep, ...]
-    array_macs: int
+    useful_macs: int
 
     @property
     def cycles_by_phase(self) -> dict[str, int]:
@@ -118,8 +118,8 @@ class Step:
 
     @property
     def utilization(self) -> float:
-        """Share of the multipliers' cycles (R·C a cycle) that the arithmetic needs; LLS: ``2·MACs/(R·C)/cycles``."""
-        return self.array_macs / (self.machine.pes * self.cycles)
+        """Useful MACs over those possible, R·C a cycle. For all rules alike: a learning signal's are not counted."""
+        return self.useful_macs / (self.machine.pes * self.cycles)
 
     @property
     def counts(self) -> Counts:
@@ -168,8 +168,7 @@ def training_step(machine: Machine, network: Network, rule: str = "lls", train_h
     basis = Basis(network.basis, network.classes)
     add = bp.add_transposed if rule == "bp" else bp.add_feedback
     add(machine, basis, program, layers)
-    transposed = sum(layer.macs["signal"].get("transposed weights", 0) for layer in layers)
-    return Step(rule, machine, network, program, tuple(layers), 2 * network.macs + transposed)
+    return Step(rule, machine, network, program, tuple(layers), 2 * network.macs)
 
 
 def inference_step(machine: Machine, network: Network) -> Step:

@@ -45,19 +45,21 @@ def draw_learning(accuracies: Sequence[float], title: str, aim: float, path: Pat
     figure = Figure(figsize=(6.8, 3.9), layout="constrained")
     axes = figure.subplots()
     epochs = range(1, len(accuracies) + 1)
-    axes.plot(epochs, accuracies, color=BLUE, marker="o", markersize=4, linewidth=1.8)
+    axes.plot(epochs, accuracies, color=BLUE, marker="o", markersize=4, linewidth=1.8, clip_on=False, zorder=3)
     axes.axhline(aim, color=RED, linewidth=1.2, linestyle="--")
     axes.annotate(f"aim {aim:g} %", (1, aim), xytext=(0, 4), textcoords="offset points",
                   va="bottom", color=RED, fontsize=9)  # fmt: skip
     axes.annotate(f"{accuracies[-1]:.2f} %", (len(accuracies), accuracies[-1]), xytext=(6, 0),
-                  textcoords="offset points", va="center", fontweight="bold", color=BLUE)  # fmt: skip
+                  textcoords="offset points", va="center", fontweight="bold", color=BLUE,
+                  annotation_clip=False)  # fmt: skip
     axes.set_title(title, fontsize=12.5)
     axes.set_xlabel("epoch")
     axes.set_ylabel("test accuracy (%)")
     low = min(*accuracies, aim)
     axes.set_ylim(max(0, low - 0.15 * (100 - low)), 100.4)
-    axes.set_xlim(0.5, len(accuracies) * 1.12 + 0.5)
-    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    # To the last epoch and no further; the last figure stands outside.
+    axes.set_xlim(0.5, len(accuracies) + 0.5 * (len(accuracies) == 1))
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
     axes.spines[["top", "right"]].set_visible(False)
     axes.grid(color="#e5e5e5", linewidth=0.8)
     axes.set_axisbelow(True)
@@ -67,7 +69,7 @@ def draw_learning(accuracies: Sequence[float], title: str, aim: float, path: Pat
 def _cycles(comparison: Comparison) -> Figure:
     figure, (axes,) = _figure(comparison, "Clock cycles of a training step", 1)
     parts = {phase: [comparison.metrics[rule]["cycles_by_phase"][phase] for rule in RULES] for phase in CYCLE_PHASES}
-    _stack(axes, parts, PHASE_COLOURS, "cycles", {"signal": "learning signal"})
+    _stack(axes, parts, PHASE_COLOURS, "cycles", {"signal": "learning signal"}, callout="signal")
     return figure
 
 
@@ -78,7 +80,7 @@ def _macs(comparison: Comparison) -> Figure:
     _stack(left, signal, PURPOSE_COLOURS, "MACs", {}, legend=False)
     left.set_title("learning signal alone", fontsize=11)
     whole = {part: [macs[rule][part] for rule in RULES] for part in PURPOSE_COLOURS}
-    _stack(right, whole, PURPOSE_COLOURS, "MACs", PHASE_TITLES)
+    _stack(right, whole, PURPOSE_COLOURS, "MACs", PHASE_TITLES, callout="learning_signal")
     right.set_title("whole step", fontsize=11)
     return figure
 
@@ -89,7 +91,7 @@ def _energy(comparison: Comparison) -> Figure:
     figure, (left, right) = _figure(comparison, title, 2)
     phases = {rule: comparison.metrics[rule]["energy_by_phase_pj"] for rule in RULES}
     parts = {part: [phases[rule][part] / 1e3 for rule in RULES] for part in PURPOSE_COLOURS}
-    _stack(left, parts, PURPOSE_COLOURS, "nJ", PHASE_TITLES)
+    _stack(left, parts, PURPOSE_COLOURS, "nJ", PHASE_TITLES, callout="learning_signal")
     left.set_title("by what it is for", fontsize=11)
     components = {rule: comparison.metrics[rule]["energy_by_component_pj"] for rule in RULES}
     parts = {}
@@ -188,17 +190,24 @@ def _stack(
     unit: str,
     titles: dict[str, str],
     legend: bool = True,
+    callout: str = "",
 ) -> None:
-    """Horizontal stacked bars, a bar a rule, its total at the end, a part's share inside where there is room."""
+    """Horizontal stacked bars, a bar a rule, its total at the end, a part's share inside where there is room.
+
+    ``callout``: the part whose share stands above the bar where there is none. Parts that are too thin to be seen in
+    any bar are not in the legend but named below the axis.
+    """
     totals = [sum(values) for values in zip(*parts.values(), strict=True)]
     left = [0.0] * len(totals)
     limit = max(totals) or 1
+    thin = {part: values for part, values in parts.items() if 0 < max(values) < 0.004 * limit}
     for part, values in parts.items():
         if not any(values):
             continue
         axes.barh(
             range(len(totals)), values, left=left, color=colours[part], height=0.62,
-            label=titles.get(part, part), edgecolor="white", linewidth=0.6,
+            label=None if part in thin else titles.get(part, part), edgecolor="white",
+            linewidth=0.6 if max(values) > 0.05 * limit else 0,
         )  # fmt: skip
         for y, value in enumerate(values):
             if len(parts) > 1 and value > 0.1 * limit:
@@ -207,13 +216,19 @@ def _stack(
                     _short(value), (left[y] + value / 2, y), ha="center", va="center", fontsize=9,
                     color="black" if dark else "white",
                 )  # fmt: skip
+            elif part == callout and value:
+                axes.annotate(
+                    f"{titles.get(part, part)} {_short(value)}", (left[y] + value / 2, y - 0.34), ha="center",
+                    va="bottom", fontsize=9, color=colours[part],
+                )  # fmt: skip
         left = [a + b for a, b in zip(left, values, strict=True)]
     for y, total in enumerate(totals):
         axes.annotate(f" {_short(total)}", (total, y), va="center", fontsize=10, fontweight="bold")
     axes.set_yticks(range(len(totals)), [MODEL[rule] for rule in NAMES])
-    axes.invert_yaxis()
-    axes.set_xlim(0, limit * 1.16)
-    axes.set_xlabel(unit)
+    axes.set_ylim(len(totals) - 0.55, -0.65)
+    axes.set_xlim(0, limit * 1.2)
+    unseen = "; ".join(f"{titles.get(part, part)}, at most {_short(max(values))}" for part, values in thin.items())
+    axes.set_xlabel(f"{unit} (too thin to be seen: {unseen})" if thin else unit, fontsize=9 if thin else 10)
     axes.xaxis.set_major_formatter(_tick)
     _plain(axes)
     if legend:
@@ -232,11 +247,11 @@ def _plain(axes: Axes) -> None:
 
 
 def _short(value: float) -> str:
-    """Three figures and a letter."""
-    for scale, letter in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
-        if abs(value) >= scale:
+    """Exact where that is readable, else three figures and a letter."""
+    for scale, letter in ((1e9, "G"), (1e6, "M")):
+        if abs(value) >= max(scale, 1e7):
             return f"{_figures(value / scale)}{letter}"
-    return _figures(value) if value != int(value) else f"{value:.0f}"
+    return f"{value:,.0f}" if value == int(value) or abs(value) >= 100 else _figures(value)
 
 
 def _figures(value: float) -> str:

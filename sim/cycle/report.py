@@ -23,8 +23,7 @@ UNITS = {
     "macs": "multiplications with a sum that the arithmetic of one step needs, padding apart",
     "macs_by_phase": "of those, by what they are for; the class scores count as learning signal",
     "learning_signal_macs": "the learning signal's, by part",
-    "utilization": "0 to 1: multiplications that the PEs owe to the arithmetic (LLS: 2 MACs: forward, update) "
-    "/ (rows x columns x cycles)",
+    "utilization": "0 to 1: multiplications of forward pass and weight gradient / (rows x columns x cycles)",
     "energy_pj": "picojoule of one step: actions times the technology's energy an action",
     "energy_by_phase_pj": "picojoule by what the work is for",
     "energy_by_component_pj": "picojoule by where it is spent",

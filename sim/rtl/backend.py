@@ -10,13 +10,14 @@ from golden.fixed import IntegerModel, StepResult, checked_samples
 from golden.train import TrainReport
 from hdl.core import Core
 from hdl.verilog import to_verilog
+from sim.rtl.host import bias_addresses, control, padding_addresses, program_writes, weight_addresses
 from sim.rtl.library import compile_core, load_library
 from spec import memory_map
 from spec.basis import Basis
 from spec.lfsr import PERIOD
 from spec.machine import Machine
 from spec.network import Network
-from spec.program import LayerDescriptor, compile_program, encode
+from spec.program import compile_program
 from spec.timing import Phase
 
 __all__ = ["RtlBackend", "RtlError"]
@@ -83,12 +84,13 @@ class RtlBackend(IntegerModel):
         # No sample takes this long without a beat, so a design that does, hangs.
         steps = sum(d.col_tiles * max(d.row_tiles, machine.cols) for d in program.layers)
         self._patience = 4 * steps + PERIOD + 10_000
-        self._weight_addresses = [self._addresses(layer) for layer in program.layers]
+        self._weight_addresses = [weight_addresses(machine, layer) for layer in program.layers]
         if self._register("ID") != memory_map.ID_VALUE:
             raise RtlError(f"register ID reads {self._register('ID'):#x}")
-        self._load_program()
+        self._write(*program_writes(machine, program))
+        self._control(scores=False)
         # The padding of the tiles; whatever is in it must not reach a sum. Updates keep it at 0.
-        self._write(self._padding_addresses(), 0)
+        self._write(padding_addresses(machine, program), 0)
         super().__init__(network, machine, seed, train_hidden)
 
     def __del__(self) -> None:
@@ -146,7 +148,7 @@ class RtlBackend(IntegerModel):
         return [
             (
                 _low16(self._read(addresses)).reshape(layer.n_out, layer.n_in),
-                _low16(self._read(self._bias_addresses(layer))),
+                _low16(self._read(bias_addresses(self.machine, layer))),
             )
             for addresses, layer in zip(self._weight_addresses, self._program.layers, strict=True)
         ]
@@ -158,7 +160,7 @@ class RtlBackend(IntegerModel):
             self._weight_addresses, self._program.layers, checked, strict=True
         ):
             self._write(addresses, weight.ravel())
-            self._write(self._bias_addresses(layer), bias)
+            self._write(bias_addresses(self.machine, layer), bias)
 
     def cycles_by_phase(self) -> dict[Phase, int]:
         """The design's cycle counters (32 bits, wrapping), by phase."""
@@ -173,48 +175,9 @@ class RtlBackend(IntegerModel):
 
     # ---- host side ---------------------------------------------------------------------------------
 
-    def _load_program(self) -> None:
-        machine, program = self.machine, self._program
-        words = {
-            memory_map.program_address(machine, layer, word): value
-            for layer, descriptor in enumerate(program.layers)
-            for word, value in enumerate(encode(descriptor))
-        }
-        words[memory_map.register_address("LAYERS")] = len(program.layers)
-        words[memory_map.register_address("INPUT_LENGTH")] = program.input_length
-        words[memory_map.register_address("INPUT_WORDS")] = program.input_words
-        self._write(list(words), list(words.values()))
-        self._control(scores=False)
-
     def _control(self, scores: bool) -> None:
-        value = 1 << memory_map.register_bit("CTRL", "enable")
-        value |= scores << memory_map.register_bit("CTRL", "scores")
+        value = control("enable", "scores") if scores else control("enable")
         self._write([memory_map.register_address("CTRL")], value)
-
-    def _addresses(self, layer: LayerDescriptor) -> np.ndarray:
-        """Bus addresses of a layer's weights, in ``(n_out, n_in)`` order, uint32."""
-        machine = self.machine
-        j, i = np.indices((layer.n_out, layer.n_in))
-        word = layer.w_base + j // machine.cols * layer.row_tiles + i // machine.rows
-        return self._weight_address(i % machine.rows, j % machine.cols, word).ravel()
-
-    def _padding_addresses(self) -> np.ndarray:
-        """Bus addresses of the words of all tiles that belong to no weight."""
-        machine = self.machine
-        used = sum(layer.steps for layer in self._program.layers)
-        r, c, word = np.indices((machine.rows, machine.cols, used))
-        every = self._weight_address(r, c, word).ravel()
-        return np.setdiff1d(every, np.concatenate(self._weight_addresses))
-
-    def _weight_address(self, r: np.ndarray, c: np.ndarray, word: np.ndarray) -> np.ndarray:
-        # The vector form of memory_map.weight_address.
-        machine = self.machine
-        local = word << (machine.row_bits + machine.col_bits) | r << machine.col_bits | c
-        return (memory_map.window_base(machine, memory_map.WEIGHT) | local).astype(np.uint32)
-
-    def _bias_addresses(self, layer: LayerDescriptor) -> np.ndarray:
-        base = memory_map.bias_address(self.machine, layer.b_base)
-        return np.arange(base, base + layer.n_out, dtype=np.uint32)
 
     def _advance(self, command: str, steps: int) -> None:
         if steps % PERIOD:

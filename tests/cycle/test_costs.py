@@ -109,6 +109,28 @@ def test_rows_say_who_is_better():
     more = Row("q", "u", {"lls": 2, "bp": 1, "dfa": 3}, more_is_better=True)
     assert not more.beats_lls("bp") and more.beats_lls("dfa")
     assert Row("q", "u", {"lls": 0, "bp": 1, "dfa": 0}).ratio("bp") is None
+    told = Row("q", "u", {"lls": 2, "bp": 1, "dfa": 3}, ranked=False)
+    assert not told.beats_lls("bp") and not told.beats_lls("dfa")
+
+
+def test_utilization_is_one_measure_for_all_rules_and_ranks_none():
+    comparison = compare(load_machine("mnist"), load_network("mnist"), HOROWITZ)
+    macs = load_network("mnist").macs
+    for metrics in comparison.metrics.values():
+        assert metrics["utilization"] == pytest.approx(2 * macs / 64 / metrics["cycles"], rel=1e-15)
+    better = {row.quantity for rule in ("bp", "dfa") for row in comparison.where_better(rule)}
+    assert "utilization" in {row.quantity for row in comparison.rows} and "utilization" not in better
+
+
+def test_technologies_that_share_their_memories_are_named():
+    machine, network = load_machine("digits"), load_network("digits")
+    presets = compare(machine, network, HOROWITZ, known_technologies())
+    assert [set(names) for names in presets.same_memories] == [{"horowitz-45nm", "aladdin-40nm"}]
+    assert "horowitz-45nm and aladdin-40nm price memories alike" in presets.to_markdown()
+    action = HOROWITZ.actions["rom_read_bit"]
+    other = replace(HOROWITZ, name="o", actions={**HOROWITZ.actions, "rom_read_bit": replace(action, pj=1)})
+    assert compare(machine, network, HOROWITZ, [other]).same_memories == ()
+    assert "alike" not in compare(machine, network, HOROWITZ, [other]).to_markdown()
 
 
 def test_a_verdict_that_depends_on_the_technology_is_reported():

@@ -9,6 +9,7 @@ from collections import Counter
 from dataclasses import replace
 
 import pytest
+from amaranth.hdl import ResetInserter, Signal
 from amaranth.sim import Simulator
 
 from hdl.core import Core
@@ -204,6 +205,68 @@ def test_smoke(sizes, rows, cols):
     simulator.add_clock(1e-6)
     simulator.add_testbench(bench)
     simulator.run()
+
+
+def test_reset():
+    """One cycle of reset, in the middle of things: registers, streams and LFSRs begin anew, memories stay."""
+    net = network(5, 4, 3)
+    program = compile_program(net, TINY)
+    where = [address for layer in addresses(TINY, program) for address in layer]
+    draw = random.Random(8)
+    first = {address: draw.randint(-9000, 9000) for address in where}
+    pixels = [draw.randint(0, 127) for _ in range(5)]
+    trained = {}
+
+    def run(before_reset):
+        core, reset = Core(TINY, 3, Basis(net.basis, 3)), Signal()
+
+        async def bench(ctx):
+            host = Host(core)
+            if before_reset:
+                await host.setup(ctx, program, {address: draw.randint(-9000, 9000) for address in where})
+                await host.send(ctx, pixels, 1)
+                for _ in range(400):
+                    await host.tick(ctx)
+                assert ctx.get(core.results.valid) and await host.register(ctx, "UPDATE_STEPS")
+                await host.register(ctx, "CTRL", 0b11)
+                for address, value in first.items():
+                    await host.bus(ctx, address, value)
+                # Half a sample is in the buffer, a packet was bad, and a result waits.
+                await host.send(ctx, pixels[:2], 7)
+                ctx.set(core.samples.payload, {"data": 5, "last": 0})
+                ctx.set(core.samples.valid, 1)
+                await host.tick(ctx)
+                ctx.set(core.samples.valid, 0)
+                assert await host.register(ctx, "STATUS") == 0b101
+                ctx.set(reset, 1)
+                await host.tick(ctx)
+                ctx.set(reset, 0)
+                assert not ctx.get(core.results.valid)
+                zero = [r.name for r in memory_map.REGISTERS.values() if "r" in r.access]
+                for name in set(zero) - {"ID", "VERSION", "STATUS", "CYCLES_WAIT"}:
+                    assert await host.register(ctx, name) == 0, name
+                assert await host.register(ctx, "STATUS") == 1
+                for name, value in (("LAYERS", 2), ("INPUT_LENGTH", 5), ("INPUT_WORDS", 3), ("CTRL", 0b11)):
+                    await host.register(ctx, name, value)
+            else:
+                await host.setup(ctx, program, first)
+            host.beats.clear()
+            ctx.set(core.results.ready, 1)
+            await host.send(ctx, pixels, 2)
+            for _ in range(1000):
+                await host.tick(ctx)
+            assert host.beats and host.beats[-1][1], "no result came"
+            trained[before_reset] = host.beats, [await host.bus(ctx, address) for address in where]
+
+        simulator = Simulator(ResetInserter(reset)(core))
+        simulator.add_clock(1e-6)
+        simulator.add_testbench(bench)
+        simulator.run()
+
+    run(before_reset=False)
+    run(before_reset=True)
+    assert trained[True] == trained[False]
+    assert trained[True][1] != [value & 0xFFFFFFFF for value in first.values()]
 
 
 def test_utilization():
