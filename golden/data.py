@@ -5,9 +5,11 @@ A pixel is kept as it is stored (8 bits), read as a float between 0 and 1, and f
 bits with 7 fraction bits, in the network's `input` coding:
 
 - `unsigned`: `x = min(127, floor(pixel·128 + 0.5))`, 0…127;
-- `signed`: `x = floor(pixel·255 + 0.5) - 128`, -128…127.
+- `signed`: `x = floor(pixel·255 + 0.5) - 128`, -128…127;
+- `standardized`: `x = floor(32·(v - mean)/deviation + 0.5)`, saturated, of the stored value `v` with mean and
+  deviation of that element over the training set; 0 where nothing ever changes.
 
-Data stored as int8 is such a signed code already, and its pixel is `x / 128`. Every backend, float
+Data stored as int8 is a signed code already, and its pixel is `x / 128`. Every backend, float
 too, trains on the codes. Images are kept flat, in the order height, width, channel.
 """
 
@@ -26,10 +28,11 @@ from golden.checkpoint import UNREADABLE
 from spec.errors import SpecError
 from spec.network import Network
 
-__all__ = ["Dataset", "load_dataset", "load_digits", "pixel_codes", "require_fit"]
+__all__ = ["Dataset", "load_dataset", "load_digits", "pixel_codes", "require_fit", "standardized_codes"]
 
 CODE_FRACTION_BITS = 7
 DIGITS_FULL_SCALE, BYTE_FULL_SCALE, CODE_FULL_SCALE = 16, 255, 128
+STANDARD_DEVIATION = 32
 DIGITS_TRAIN, DIGITS_SPLIT_SEED = 1437, 0
 KERAS_KEYS = ("x_train", "y_train", "x_test", "y_test")
 WHOLE_KEYS = ("x", "y")
@@ -52,7 +55,8 @@ class Dataset:
     `name`: for messages and reports; `raw_train`, `raw_test`: uint8 `(N, features)` as stored, or
     int8 codes; `full_scale`: the raw value of a pixel that is 1.0; `y_train`, `y_test`: int64
     `(N,)`, 0…classes-1; `classes`: the largest label + 1; `image_shape`: what one row of
-    `raw_train` is, e.g. `(28, 28)`; `coding`: `unsigned` or `signed`, which int8 data must be.
+    `raw_train` is, e.g. `(28, 28)`; `coding`: one of `spec.network.INPUTS`; int8 data is never
+    `unsigned`.
     """
 
     name: str
@@ -73,12 +77,17 @@ class Dataset:
     @cached_property
     def x_train(self) -> np.ndarray:
         """Training codes, int8 `(N, features)`, 7 fraction bits."""
-        return pixel_codes(self.raw_train, self.full_scale, self.coding)
+        return self._codes(self.raw_train)
 
     @cached_property
     def x_test(self) -> np.ndarray:
         """Test codes, int8 `(N, features)`, 7 fraction bits."""
-        return pixel_codes(self.raw_test, self.full_scale, self.coding)
+        return self._codes(self.raw_test)
+
+    def _codes(self, raw: np.ndarray) -> np.ndarray:
+        if self.coding == "standardized":
+            return standardized_codes(raw, self.raw_train)
+        return pixel_codes(raw, self.full_scale, self.coding)
 
     @property
     def pixels_train(self) -> np.ndarray:
@@ -113,6 +122,17 @@ def pixel_codes(raw: np.ndarray, full_scale: int, coding: str = "unsigned") -> n
     return table[raw]
 
 
+def standardized_codes(raw: np.ndarray, training: np.ndarray) -> np.ndarray:
+    """int8 codes of `raw (N, features)`: 0 is an element's mean over `training`, 32 its deviation."""
+    count, values = len(training), training.astype(np.int64)
+    total = values.sum(axis=0)
+    # Integers up to the root, so that every computer rounds alike.
+    deviation = np.sqrt(count * (values**2).sum(axis=0) - total**2)
+    offset = count * raw.astype(np.int64) - total
+    codes = np.floor(STANDARD_DEVIATION * offset / np.where(deviation > 0, deviation, np.inf) + 0.5)
+    return np.clip(codes, -128, 127).astype(np.int8)
+
+
 def load_dataset(source: str | Path | None = None, network: Network | None = None) -> Dataset:
     """Reads a data set: None or `digits` the embedded digits, else a path.
 
@@ -138,7 +158,7 @@ def load_dataset(source: str | Path | None = None, network: Network | None = Non
                 f"named like {IDX_STEMS['x_train']}[.gz]"
             )
     if network is not None:
-        if dataset.raw_train.dtype != np.int8:
+        if dataset.raw_train.dtype != np.int8 or network.input == "standardized":
             dataset = replace(dataset, coding=network.input)
         require_fit(dataset, network)
     return dataset

@@ -29,8 +29,10 @@ BASES = ("square", "walsh", "sine")
 """The fixed matrices a hidden layer's class scores can be formed with."""
 NO_LABEL = 255
 """The label of a sample that is only inferred; so a network has at most 255 classes."""
-INPUTS = ("unsigned", "signed")
-"""Codes of a pixel: 0 to 127, or -128 to 127 with black at -128."""
+INPUTS = ("unsigned", "signed", "standardized")
+"""Codes of a pixel: 0 to 127; or -128 to 127 with black at -128; or 32 a standard deviation from its
+mean over the training set.
+"""
 POOLS = ("none", "max", "latent")
 """What the next layer reads: the map, the largest of each 2x2 block, or the latents."""
 

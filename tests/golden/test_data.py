@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from golden.data import IDX_STEMS, load_dataset, load_digits, pixel_codes, require_fit
+from golden.data import IDX_STEMS, load_dataset, load_digits, pixel_codes, require_fit, standardized_codes
 from spec.errors import SpecError
 from spec.network import Convolution, FullyConnected, Network, Recipe
 
@@ -359,3 +359,26 @@ def test_faint_images_are_trained_with_a_warning(
     load_dataset(path)
     load_dataset()
     assert capsys.readouterr().err == ""
+
+
+def test_standardized_codes_have_the_mean_and_deviation_of_training() -> None:
+    random = np.random.default_rng(5)
+    training = (random.normal(60.0, [0.0, 1.0, 3.0, 9.0], (400, 4))).round().astype(np.int8)
+    test = training[:50] + np.array([9, 40, 0, 0], np.int8)
+    codes = standardized_codes(training, training)
+    mean, deviation = training.mean(axis=0), training.std(axis=0)
+    exact = 32 * (training[:, 1:] - mean[1:]) / deviation[1:]
+    assert np.array_equal(codes[:, 1:], np.clip(np.floor(exact + 0.5), -128, 127))
+    assert not codes[:, 0].any() and not standardized_codes(test, training)[:, 0].any()
+    # The test set is coded by what training saw; what lies outside saturates.
+    assert (standardized_codes(test, training)[:, 1] == 127).all()
+    assert np.array_equal(standardized_codes(test, training)[:, 2:], codes[:50, 2:])
+
+
+def test_int8_data_is_standardized_when_the_network_asks(tmp_path: Path) -> None:
+    raw = np.random.default_rng(6).integers(70, 90, (40, 3, 4, 1)).astype(np.int8)
+    path = tmp_path / "mfcc.npz"
+    np.savez(path, x=raw, y=np.arange(40) % 5)
+    dataset = load_dataset(path, convolutional((3, 4, 1), 5, "standardized"))
+    assert np.array_equal(dataset.x_train, standardized_codes(raw[:32].reshape(32, -1), raw[:32].reshape(32, -1)))
+    assert abs(dataset.x_train.mean()) < 1 < 20 < dataset.x_train.std()

@@ -179,7 +179,7 @@ FIRST = "channels: 32, kernel: 3, padding: 1, pool: max"
 @pytest.mark.parametrize(
     ("old", "new", "message"),
     [
-        ("input: signed", "input: grey", "input: must be one of unsigned, signed, got 'grey'"),
+        ("input: standardized", "input: grey", "input: must be one of unsigned, signed, standardized, got 'grey'"),
         (
             "[49, 10, 1]",
             "[490]",
