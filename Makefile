@@ -40,6 +40,7 @@ lint-rtl: $(READY) ## Verilator's lint over the generated Verilog of the digits 
 
 bench: $(TORCH) ## speed of the bit-exact trainer beside PyTorch, one CPU thread each
 	@$(BIN)/python -m bench --out $(OUT)/bench
+	@$(BIN)/python -m bench --network smallconv-mnist --machine smallconv --samples 200 --out $(OUT)/bench-smallconv
 
 synth: $(READY) $(addprefix synth-,digits ice40up5k) ## synthesize the core for ECP5 and iCE40, count its cells
 

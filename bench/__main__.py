@@ -1,10 +1,10 @@
-"""The bit-exact trainer beside PyTorch: time a training sample, batch 1, one CPU thread each.
+"""The bit-exact trainer beside PyTorch: time a training sample, one CPU thread each.
 
-Both train the same network on the same samples in turns of a few hundred, so that whatever else the
-computer does meets both. PyTorch runs what one would write for it: `nn.Sequential` of `Linear` and
-`LeakyReLU`, cross-entropy, plain SGD, float32, backpropagation. The samples are noise in every pixel
-with labels at random: the dearest case for the compiled model, which skips a neuron without an error
-and has none to skip here.
+Both train the same network on the same samples, in batches of the network's recipe, in turns of a few
+hundred, so that whatever else the computer does meets both. PyTorch runs what one would write for it:
+`nn.Sequential` of `Linear` or `Conv2d`, `LeakyReLU` and pooling, cross-entropy, plain SGD, float32,
+backpropagation. The samples are noise in every pixel with labels at random: the dearest case for the
+compiled model of fully connected layers, which skips a neuron without an error and has none to skip here.
 """
 
 import argparse
@@ -20,6 +20,7 @@ import numpy as np
 
 from golden.data import load_dataset
 from golden.fast import FastModel
+from golden.windowed_fast import FastWindowedModel
 from spec.errors import SpecError
 from spec.machine import load_machine
 from spec.network import Network, load_network
@@ -75,7 +76,8 @@ def measure(arguments: argparse.Namespace) -> dict:
     network = load_network(arguments.network)
     turns = arguments.rounds + 1
     x, labels = samples(network, arguments.data, turns * arguments.samples)
-    model = FastModel(network, load_machine(arguments.machine), SEED)
+    trainer = FastWindowedModel if network.windowed else FastModel
+    model = trainer(network, load_machine(arguments.machine), SEED)
     trainers: dict[str, Callable[[slice], object]] = {
         "entrain": lambda part: model.train(x[part], labels[part]),
         "torch": torch_trainer(network, x, labels),
@@ -99,6 +101,7 @@ def measure(arguments: argparse.Namespace) -> dict:
         "shapes": network.shapes,
         "data": arguments.data or "noise",
         "samples_a_turn": arguments.samples,
+        "batch": network.recipe.batch,
         "entrain_microseconds": times["entrain"],
         "torch_microseconds": times["torch"],
         "torch_over_entrain": medians["torch"] / medians["entrain"],
@@ -125,18 +128,39 @@ def torch_trainer(network: Network, x: np.ndarray, labels: np.ndarray) -> Callab
 
     torch.manual_seed(SEED)
     layers: list[nn.Module] = []
-    for n_in, n_out in network.shapes:
-        layers += [nn.Linear(n_in, n_out), nn.LeakyReLU(1 / 8)]
+    pictures = False
+    for layer in network.geometry:
+        if layer.positions > 1:
+            pictures = True
+            groups = layer.channels if layer.depthwise else 1
+            layers.append(
+                nn.Conv2d(layer.input[2], layer.channels, layer.kernel, layer.stride, layer.padding, groups=groups)
+            )
+        else:
+            if layers and pictures:
+                layers.append(nn.Flatten())
+            pictures = False
+            layers.append(nn.Linear(layer.taps, layer.channels))
+        layers.append(nn.LeakyReLU(1 / 8))
+        if layer.pool == "max":
+            layers.append(nn.MaxPool2d(2))
+        elif layer.pool == "latent":
+            layers.append(nn.AdaptiveAvgPool2d(layer.grid))
     model = nn.Sequential(*layers[:-1])
     optimizer = torch.optim.SGD(model.parameters(), lr=0.01)
     loss = nn.CrossEntropyLoss()
     inputs = torch.from_numpy(x.astype(np.float32) / 128)
+    if network.windowed:
+        height, width, channels = network.geometry[0].input
+        inputs = inputs.reshape(-1, height, width, channels).permute(0, 3, 1, 2).contiguous()
     targets = torch.from_numpy(labels)
+    batch = network.recipe.batch
 
     def train(part: slice) -> None:
-        for i in range(part.start, part.stop):
+        for i in range(part.start, part.stop, batch):
+            rows = slice(i, min(i + batch, part.stop))
             optimizer.zero_grad()
-            loss(model(inputs[i : i + 1]), targets[i : i + 1]).backward()
+            loss(model(inputs[rows]), targets[rows]).backward()
             optimizer.step()
 
     return train
