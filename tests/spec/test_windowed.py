@@ -23,7 +23,8 @@ def network(*layers: Convolution | FullyConnected, batch: int = 1, rate: int = 6
 
 def test_smallconv_by_hand() -> None:
     """Its inputs have 7, 5, 4, 6 and 4 fraction bits, its latents are shifted by 4, 4, 2 and 0."""
-    layers = windowed_layers(load_network("smallconv-cifar10"), SMALLCONV)
+    smallconv = dataclasses.replace(load_network("smallconv-cifar10"), recipe=Recipe(6, 7, 1))
+    layers = windowed_layers(smallconv, SMALLCONV)
     assert [layer.act_shift for layer in layers] == [
         14 + 7 - 5, 14 + 5 - 4, 14 + 4 - 4, 14 + 6 - 4, 14 + 4 - 9
     ]  # fmt: skip
@@ -35,8 +36,8 @@ def test_smallconv_by_hand() -> None:
     assert [layer.left_max for layer in layers] == [10] * 5
     assert [layer.is_output for layer in layers] == [False] * 4 + [True]
     assert all(layer.train for layer in layers)
-    assert [layer.geometry for layer in layers] == list(load_network("smallconv-cifar10").geometry)
-    frozen = windowed_layers(load_network("smallconv-cifar10"), SMALLCONV, train_hidden=False)
+    assert [layer.geometry for layer in layers] == list(smallconv.geometry)
+    frozen = windowed_layers(smallconv, SMALLCONV, train_hidden=False)
     assert [layer.train for layer in frozen] == [False] * 4 + [True]
 
 
