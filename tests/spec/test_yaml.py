@@ -225,8 +225,8 @@ FIRST = "channels: 32, kernel: 3, padding: 1, pool: max"
             "layers[2]: must be fully connected, as the last layer, got Convolution(",
         ),
         ("  gain_shift: 1", "  gain_shift: 3", "recipe.gain_shift: must be an integer from 0 to 2, got 3"),
-        ("  gain_shift: 1", "  batch: 0", "recipe.batch: must be an integer from 1 to 128, got 0"),
-        ("  gain_shift: 1", "  batch: 129", "recipe.batch: must be an integer from 1 to 128, got 129"),
+        ("  batch: 4", "  batch: 0", "recipe.batch: must be an integer from 1 to 128, got 0"),
+        ("  batch: 4", "  batch: 129", "recipe.batch: must be an integer from 1 to 128, got 129"),
     ],
 )
 def test_convolution_refused(tmp_path: Path, old: str, new: str, message: str) -> None:
