@@ -1,0 +1,214 @@
+"""The array of machines that sum gradients: R x C PEs, their control delay line, the accumulators.
+
+docs/convolutions.md, section 6.
+"""
+
+from __future__ import annotations
+
+from amaranth.hdl import Assert, Cat, Const, Module, Mux, Signal, Value, signed
+from amaranth.lib import wiring
+from amaranth.lib.wiring import In, Out
+
+from hdl.arith import Lfsr, delay_line
+from hdl.array import Op
+from hdl.verilog import make
+from hdl.window_pe import WindowPe, lane_bits
+from spec.lfsr import SEQUENCE, offset
+from spec.machine import ACT_BITS, WEIGHT_BITS, Machine
+from spec.windowed import COARSE
+
+__all__ = ["WindowArray"]
+
+
+class WindowArray(wiring.Component):
+    """R x C PEs; a step (one word of every PE) a cycle. In an update a step is a position of a tile:
+    one address, walked window by window. Cycles count from t, a step's own:
+
+    ============================  ======================  ============================================
+    ``step_valid, _op, _addr``    t                       any steps may follow each other, but for what
+                                                          WRITE_LATENCY says; the address stays for an
+                                                          update's tile
+    ``step_first, _last``         t                       FORWARD: of a position's steps; host: 1;
+                                                          UPDATE, in steps with `step_window_last`: of
+                                                          a tile's windows
+    ``step_window_first, _last``  t                       UPDATE: of a window's positions
+    ``step_diagonal``             t                       UPDATE: only PEs with r = c write (depthwise)
+    ``neg[c]``                    t + c                   UPDATE: the position's slope is 1/8
+    ``delta[c]``                  t + c                   signed(`delta_bits`), in UPDATE steps with
+                                                          `step_window_last`: multiplies the window
+    ``act[r]``                    t + r + 1               s8 (Verilog ports ``act__0`` ...)
+    ``result_valid[c], _data[c]`` t_last + R + c          signed(`acc_bits`), column c's total of a
+                                  + LATENCY               FORWARD position; of a HOST_READ, in column
+                                                          `host_col` alone, the word << fraction_bits
+                                                          and noise below
+    ============================  ======================  ============================================
+
+    * ``coarse``: acts enter shifted left by 4 in UPDATE. Stable while update steps are under way;
+      machines of up to 16 fraction bits do not look at it.
+    * ``host_row, host_col, host_data`` (s16): stable from a host operation's step to R + C + 5
+      cycles later; host steps may follow each other every cycle only where these are the same.
+
+    A window holds up to 128 positions (8 with `coarse`), a tile any number of windows: their sums
+    wait in cycles without a step, but not while another operation passes. A tile's last window is
+    written; with `check`, a step that reads the word too early fails an assertion in simulation. An
+    LFSR steps once a tile: an UPDATE step that is a tile of its own, with act = 0, does no more.
+    """
+
+    LATENCY = WindowPe.LATENCY + 1
+    """Column c's total of a position is visible R + c + LATENCY cycles after its last step."""
+    WRITE_LATENCY = WindowPe.LATENCY + 1
+    """A word that a step writes can be read by a step this many cycles later."""
+
+    step_valid: Signal
+    step_op: Value
+    step_addr: Signal
+    step_first: Signal
+    step_last: Signal
+    step_window_first: Signal
+    step_window_last: Signal
+    step_diagonal: Signal
+    act: list[Signal]
+    neg: Signal
+    delta: list[Signal]
+    coarse: Signal
+    host_row: Signal
+    host_col: Signal
+    host_data: Signal
+    result_valid: Signal
+    result_data: list[Signal]
+
+    def __init__(self, machine: Machine, *, check: bool = False):
+        self.machine = machine
+        self.check = check
+        super().__init__(
+            {
+                "step_valid": In(1),
+                "step_op": In(Op),
+                "step_addr": In(machine.weight_addr_bits),
+                "step_first": In(1),
+                "step_last": In(1),
+                "step_window_first": In(1),
+                "step_window_last": In(1),
+                "step_diagonal": In(1),
+                "act": In(signed(ACT_BITS)).array(machine.rows),
+                "neg": In(machine.cols),
+                "delta": In(signed(machine.delta_bits)).array(machine.cols),
+                "coarse": In(1),
+                "host_row": In(machine.row_bits),
+                "host_col": In(machine.col_bits),
+                "host_data": In(signed(WEIGHT_BITS)),
+                "result_valid": Out(machine.cols),
+                "result_data": Out(signed(machine.acc_bits)).array(machine.cols),
+            }
+        )
+
+    def elaborate(self, platform):
+        machine = self.machine
+        rows, cols = machine.rows, machine.cols
+        m = Module()
+
+        # The delay line, decoded at its head: a tap drives its diagonal as it is.
+        def line(value: Value, length: int, name: str) -> list[Value]:
+            head = Signal(name=name)
+            m.d.comb += head.eq(self.step_valid & value)
+            return delay_line(m, head, length, name)
+
+        diagonals = rows + cols - 2  # the last PE's
+        column_tap = rows + WindowPe.LATENCY - 1  # column 0's sum is at the foot of its lane
+        read_tap = column_tap + cols - 1
+        is_update, apply = self.step_op == Op.UPDATE, self.step_window_last
+        forward = line(self.step_op == Op.FORWARD, read_tap, "forward")
+        update = line(is_update, diagonals + 2, "update")
+        host_read = line(self.step_op == Op.HOST_READ, read_tap, "host_read")
+        host_write = line(self.step_op == Op.HOST_WRITE, diagonals + 4, "host_write")
+        window_first = line(~is_update | self.step_window_first, diagonals + 1, "window_first")
+        add = line(~is_update | apply, diagonals + 2, "add")
+        load = line(is_update & apply & self.step_first, diagonals + 3, "load")
+        store = line(is_update & apply & self.step_last, diagonals + 4, "store")
+        store_off = line(is_update & apply & self.step_last & ~self.step_diagonal, diagonals + 3, "store_off")
+        addr = delay_line(m, self.step_addr, diagonals + 4, "addr")
+        first = delay_line(m, self.step_first, read_tap, "first")
+        total = line((self.step_op == Op.FORWARD) & self.step_last, read_tap + 1, "total")
+
+        # The lanes' edges. A host operation puts a 1 on the chosen row and column and 0 elsewhere,
+        # so that the product is 1 in one PE. Where no step passes, a window's sum gets a 0.
+        act_lanes, neg_lanes, delta_lanes, psum_lanes = [], [], [], []
+        for r in range(rows):
+            lane = Signal(signed(lane_bits(machine)), name=f"act_lane_{r}")
+            with m.If(host_read[r + 1] | host_write[r + 1]):
+                m.d.comb += lane.eq(self.host_row == r)
+            with m.Elif(update[r + 1] & self.coarse & (lane_bits(machine) > ACT_BITS)):
+                m.d.comb += lane.eq(self.act[r] << COARSE)
+            with m.Elif(update[r + 1] | forward[r + 1]):
+                m.d.comb += lane.eq(self.act[r])
+            act_lanes.append(lane)
+        for c in range(cols):
+            neg = Signal(name=f"neg_{c}", reset_less=True)
+            delta = Signal(signed(machine.delta_bits), name=f"delta_{c}", reset_less=True)
+            host = host_read[c] | host_write[c]
+            m.d.sync += neg.eq(self.neg[c] | ~update[c])
+            m.d.sync += delta.eq(Mux(host, self.host_col == c, self.delta[c]))
+            word = Signal(signed(machine.psum_bits), name=f"psum_lane_{c}")
+            datum = Cat(Const(0, machine.fraction_bits), self.host_data).as_signed()
+            with m.If(host_write[c + WindowPe.LATENCY - 1]):
+                m.d.comb += word.eq(datum)
+            neg_lanes.append(neg)
+            delta_lanes.append(delta)
+            psum_lanes.append(word)
+
+        for r in range(rows):
+            for c in range(cols):
+                d = r + c
+                init = int(SEQUENCE[offset(machine, r * cols + c)])
+                m.submodules[f"lfsr_{r}_{c}"] = lfsr = Lfsr(init)
+                pe, m.submodules[f"pe_{r}_{c}"] = make(platform, "window_pe", lambda: WindowPe(machine))
+                m.d.comb += [
+                    lfsr.step.eq(load[d + 3]),
+                    pe.random.eq(lfsr.state[-len(pe.random) :]),
+                    pe.read_addr.eq(addr[d]),
+                    pe.forward.eq(forward[d + 1]),
+                    pe.window_first.eq(window_first[d + 1]),
+                    pe.add.eq(add[d + 2]),
+                    pe.update.eq(update[d + 2]),
+                    pe.load.eq(load[d + 2]),
+                    pe.host_read.eq(host_read[d + 2]),
+                    pe.store.eq((store if r == c else store_off)[d + 3]),
+                    pe.host_write.eq(host_write[d + 3]),
+                    pe.write_addr.eq(addr[d + 4]),
+                    pe.act_in.eq(act_lanes[r]),
+                    pe.neg_in.eq(neg_lanes[c]),
+                    pe.delta_in.eq(delta_lanes[c]),
+                    pe.psum_in.eq(psum_lanes[c]),
+                ]
+                act_lanes[r], neg_lanes[c] = pe.act_out, pe.neg_out
+                delta_lanes[c], psum_lanes[c] = pe.delta_out, pe.psum_out
+
+        # Accumulators: at most (max_fan_in + 1) * 2^22 in magnitude, or a partial sum: acc_bits. A
+        # total moves on in one cycle, as the next position's first step may follow.
+        for c in range(cols):
+            acc = Signal(signed(machine.acc_bits), name=f"acc_{c}", reset_less=True)
+            result = Signal(signed(machine.acc_bits), name=f"result_{c}", reset_less=True)
+            tap = column_tap + c
+            with m.If(forward[tap] | host_read[tap]):
+                m.d.sync += acc.eq(Mux(first[tap], 0, acc) + psum_lanes[c])
+            host = Signal(name=f"host_total_{c}")
+            m.d.sync += [
+                host.eq(host_read[tap] & (self.host_col == c)),
+                self.result_valid[c].eq(total[tap + 1] | host),
+                result.eq(acc),
+            ]
+            m.d.comb += self.result_data[c].eq(result)
+
+        if self.check:
+            self._check(m, load, forward, host_read, addr, store, host_write)
+        return m
+
+    def _check(self, m: Module, load, forward, host_read, addr, store, host_write):
+        """Asserts that no step reads an address that an earlier step has still to write."""
+        reads = load[0] | forward[0] | host_read[0]
+        for age in range(1, self.WRITE_LATENCY):
+            in_flight = (store[age] | host_write[age]) & (addr[age] == addr[0])
+            m.d.sync += Assert(
+                ~(reads & in_flight),
+                f"a step reads an address that the step {age} before it has still to write",
+            )
