@@ -12,9 +12,8 @@ from typing import Any
 from amaranth.lib.data import StructLayout
 from amaranth.lib.wiring import In
 
-from hdl.core import Core
-from hdl.loader import SAMPLE_LAYOUT
-from hdl.results import RESULT_LAYOUT, SUMMARY_LAYOUT
+from hdl.dense.core import Core
+from hdl.streams import RESULT_LAYOUT, SAMPLE_LAYOUT, SUMMARY_LAYOUT
 from hdl.verilog import to_verilog
 from spec import lfsr, memory_map, timing
 from spec.basis import Basis

@@ -6,7 +6,8 @@ from amaranth.hdl import Module, Signal, signed
 from amaranth.lib import wiring
 from amaranth.lib.wiring import In, Out
 
-from hdl.array import Array, Op
+from hdl.dense.array import Array
+from hdl.op import Op
 from spec.lfsr import STATE_BITS
 from spec.machine import WEIGHT_BITS, Machine
 

@@ -3,20 +3,15 @@
 from __future__ import annotations
 
 from amaranth.hdl import Module, Mux, Signal, signed, unsigned
-from amaranth.lib import data, stream, wiring
+from amaranth.lib import stream, wiring
 from amaranth.lib.wiring import In, Out
 
-from hdl.loader import LABEL_BITS
 from hdl.memory import DualPortMemory
+from hdl.streams import LABEL_BITS, RESULT_LAYOUT, SUMMARY_LAYOUT
 from spec.errors import SpecError
 from spec.machine import SCORE_BITS, Machine
 
-__all__ = ["RESULT_LAYOUT", "SUMMARY_LAYOUT", "ResultFifo"]
-
-RESULT_LAYOUT = data.StructLayout({"data": 32, "last": 1})
-"""A beat of the `results` stream: a score, sign extended, or with `last = 1` a SUMMARY_LAYOUT."""
-SUMMARY_LAYOUT = data.StructLayout({"prediction": LABEL_BITS, "label": LABEL_BITS})
-"""A result's last beat, from bit 0 of its data up."""
+__all__ = ["ResultFifo"]
 
 
 class ResultFifo(wiring.Component):

@@ -7,8 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from hdl.loader import SAMPLE_LAYOUT
-from hdl.results import RESULT_LAYOUT
+from hdl.streams import RESULT_LAYOUT, SAMPLE_LAYOUT
 from spec.machine import Machine
 from spec.memory_map import address_bits
 

@@ -53,14 +53,14 @@ BENCH_FILE = "ENTRAIN_BENCH"
 
 # name: (module, class, arguments after the machine, taken from the design)
 BLOCKS: dict[str, tuple[str, str, tuple[str, ...]]] = {
-    "activation_memory": ("hdl.activation_memory", "ActivationMemory", ()),
-    "array": ("hdl.array", "Array", ()),
+    "activation_memory": ("hdl.dense.activation_memory", "ActivationMemory", ()),
+    "array": ("hdl.dense.array", "Array", ()),
     "basis": ("hdl.basis", "BasisEntries", ("basis",)),
-    "bias_unit": ("hdl.bias_unit", "BiasUnit", ()),
-    "core": ("hdl.core", "Core", ("classes", "basis")),
-    "learning_signal": ("hdl.learning_signal", "LearningSignal", ("classes", "basis")),
-    "pe": ("hdl.pe", "Pe", ()),
-    "post_process": ("hdl.post_process", "PostProcess", ()),
+    "bias_unit": ("hdl.dense.bias_unit", "BiasUnit", ()),
+    "core": ("hdl.dense.core", "Core", ("classes", "basis")),
+    "learning_signal": ("hdl.dense.learning_signal", "LearningSignal", ("classes", "basis")),
+    "pe": ("hdl.dense.pe", "Pe", ()),
+    "post_process": ("hdl.dense.post_process", "PostProcess", ()),
     "selftest": ("sim.benches.selftest", "Accumulator", ()),
 }
 

@@ -9,7 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
-from hdl.core import Core
+from hdl.dense.core import Core
 from hdl.fpga.shell import ScanShell
 from hdl.verilog import to_verilog
 from spec.basis import Basis

@@ -3,7 +3,7 @@
 import cocotb
 import numpy as np
 
-from hdl.activation_memory import ActivationMemory
+from hdl.dense.activation_memory import ActivationMemory
 from sim.benches import context
 from sim.benches.streams import start
 from sim.benches.timeline import Timeline

@@ -5,7 +5,7 @@ import cocotb
 import numpy as np
 
 from golden.fixed import update_weights, weight_random
-from hdl.array import Array
+from hdl.dense.array import Array
 from sim.benches import context
 from sim.benches.streams import Cycles, start
 from sim.benches.timeline import Timeline

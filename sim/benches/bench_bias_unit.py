@@ -5,7 +5,7 @@ import cocotb
 import numpy as np
 
 from golden.fixed import bias_random, update_biases
-from hdl.bias_unit import BiasUnit
+from hdl.dense.bias_unit import BiasUnit
 from sim.benches import context
 from sim.benches.streams import start
 from sim.benches.timeline import Timeline

@@ -15,7 +15,7 @@ from golden.fixed import (
     softmax_error,
     sum_of_squares,
 )
-from hdl.learning_signal import LearningSignal
+from hdl.dense.learning_signal import LearningSignal
 from sim.benches import context
 from sim.benches.streams import Cycles, Scoreboard, signed, stalls, start
 from spec.basis import Basis

@@ -4,7 +4,7 @@ import cocotb
 import numpy as np
 
 from golden.fixed import hidden_activation, output_score
-from hdl.post_process import PostProcess
+from hdl.dense.post_process import PostProcess
 from sim.benches import context
 from sim.benches.streams import start
 from sim.benches.timeline import Timeline

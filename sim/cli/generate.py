@@ -171,8 +171,7 @@ def _vectors(
     """The test bench and its files; the model sees the same samples, and its weights move."""
     from hdl import testbench
     from hdl.generate import TOP
-    from hdl.loader import SAMPLE_LAYOUT
-    from hdl.results import RESULT_LAYOUT, SUMMARY_LAYOUT
+    from hdl.streams import RESULT_LAYOUT, SAMPLE_LAYOUT, SUMMARY_LAYOUT
 
     beats, results = [], []
     samples = [(x, int(label)) for x, label in zip(dataset.x_train[:number], dataset.y_train[:number], strict=True)]

@@ -8,7 +8,7 @@ import numpy as np
 from golden.checkpoint import Parameters
 from golden.fixed import IntegerModel, StepResult, checked_samples
 from golden.train import TrainReport
-from hdl.core import Core
+from hdl.dense.core import Core
 from hdl.verilog import to_verilog
 from sim.rtl.host import bias_addresses, control, padding_addresses, program_writes, weight_addresses
 from sim.rtl.library import compile_core, load_library

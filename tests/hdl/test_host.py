@@ -10,14 +10,14 @@ from amaranth.lib import wiring
 from amaranth.lib.wiring import In, connect, flipped
 from amaranth.sim import Simulator
 
-from hdl.array import Array
-from hdl.bias_unit import BiasUnit
 from hdl.bus import Bus, BusSignature
 from hdl.counters import Counters
-from hdl.loader import InputLoader
+from hdl.dense.array import Array
+from hdl.dense.bias_unit import BiasUnit
+from hdl.dense.loader import InputLoader
+from hdl.dense.writeback import Writeback
 from hdl.maintenance import Maintenance
 from hdl.results import ResultFifo
-from hdl.writeback import Writeback
 from spec import memory_map
 from spec.errors import SpecError
 from spec.lfsr import PERIOD, SEQUENCE, offset

@@ -1,4 +1,4 @@
-"""hdl.window_pe alone: every port in its cycle, sums over windows and tiles, corner codes, the host."""
+"""hdl.windowed.pe alone: every port in its cycle, sums over windows and tiles, corner codes, the host."""
 
 import random
 from dataclasses import replace
@@ -6,7 +6,7 @@ from dataclasses import replace
 import pytest
 from amaranth.sim import Simulator
 
-from hdl.window_pe import WINDOW_BITS, WindowPe
+from hdl.windowed.pe import WINDOW_BITS, WindowPe
 from spec.machine import load_machine
 
 

@@ -6,18 +6,20 @@ from amaranth.hdl import Module, Mux, Signal
 from amaranth.lib import stream, wiring
 from amaranth.lib.wiring import In, Out, connect, flipped
 
-from hdl.activation_memory import ActivationMemory
-from hdl.array import Array, Op
-from hdl.bias_unit import BiasUnit
 from hdl.bus import COUNTER_REGISTERS, Bus, BusSignature
 from hdl.counters import Counters
-from hdl.learning_signal import LearningSignal
-from hdl.loader import SAMPLE_LAYOUT, InputLoader
+from hdl.dense.activation_memory import ActivationMemory
+from hdl.dense.array import Array
+from hdl.dense.bias_unit import BiasUnit
+from hdl.dense.learning_signal import LearningSignal
+from hdl.dense.loader import InputLoader
+from hdl.dense.post_process import PostProcess
+from hdl.dense.sequencer import Sequencer
+from hdl.dense.writeback import Writeback
 from hdl.maintenance import Maintenance
-from hdl.post_process import PostProcess
-from hdl.results import RESULT_LAYOUT, ResultFifo
-from hdl.sequencer import Sequencer
-from hdl.writeback import Writeback
+from hdl.op import Op
+from hdl.results import ResultFifo
+from hdl.streams import RESULT_LAYOUT, SAMPLE_LAYOUT
 from spec.basis import Basis
 from spec.errors import SpecError
 from spec.machine import Machine

@@ -10,9 +10,9 @@ from amaranth.lib import wiring
 from amaranth.lib.wiring import In, Out
 
 from hdl.arith import Lfsr, delay_line
-from hdl.array import Op
+from hdl.op import Op
 from hdl.verilog import make
-from hdl.window_pe import WindowPe, lane_bits
+from hdl.windowed.pe import WindowPe, lane_bits
 from spec.lfsr import SEQUENCE, offset
 from spec.machine import ACT_BITS, WEIGHT_BITS, Machine
 from spec.windowed import COARSE

@@ -10,10 +10,10 @@ from amaranth.hdl import Module, Signal, signed, unsigned
 from amaranth.lib import data, wiring
 from amaranth.lib.wiring import In, Out
 
-from hdl.array import Op
-from hdl.loader import LABEL_BITS
+from hdl.dense.walk import TileWalk, tile_count_bits
 from hdl.memory import DualPortMemory
-from hdl.walk import TileWalk, tile_count_bits
+from hdl.op import Op
+from hdl.streams import LABEL_BITS
 from spec.machine import Machine
 from spec.network import NO_LABEL
 from spec.program import DESCRIPTOR_STRIDE, FIELDS

@@ -1,11 +1,11 @@
-"""hdl.positions: the order of positions and their flags, against sorted lists."""
+"""hdl.windowed.positions: the order of positions and their flags, against sorted lists."""
 
 import random
 
 import pytest
 from amaranth.sim import Simulator
 
-from hdl.positions import Positions
+from hdl.windowed.positions import Positions
 from spec.geometry import LayerGeometry
 
 SIDE = 12

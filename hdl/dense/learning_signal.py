@@ -9,7 +9,7 @@ from amaranth.utils import ceil_log2
 
 from hdl.arith import delay_line, saturate, truncate
 from hdl.class_lanes import ClassLanes, score_bits
-from hdl.delta import DeltaQueue
+from hdl.dense.delta import DeltaQueue
 from hdl.memory import DualPortMemory
 from hdl.softmax import QUOTIENT_BITS, SHIFT_BITS, Softmax
 from spec.basis import Basis

@@ -6,7 +6,7 @@ import sys
 
 import pytest
 
-from hdl.pe import Pe
+from hdl.dense.pe import Pe
 from hdl.verilog import to_verilog
 from spec.machine import load_machine
 

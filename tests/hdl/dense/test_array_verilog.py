@@ -3,7 +3,7 @@
 import re
 from dataclasses import replace
 
-from hdl.array import Array
+from hdl.dense.array import Array
 from hdl.verilog import to_verilog
 from spec.machine import load_machine
 

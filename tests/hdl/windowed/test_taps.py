@@ -1,4 +1,4 @@
-"""hdl.taps: every row's element in every step, against loops over the geometry; then a layer's walk
+"""hdl.windowed.taps: every row's element in every step, against loops over the geometry; then a layer's walk
 through positions, taps and memory against golden.maps."""
 
 import random
@@ -14,9 +14,9 @@ from amaranth.lib import wiring
 from amaranth.sim import Simulator
 
 from golden.maps import channel_patches, patches
-from hdl.map_memory import MapMemory
-from hdl.positions import Positions
-from hdl.taps import TapReader
+from hdl.windowed.map_memory import MapMemory
+from hdl.windowed.positions import Positions
+from hdl.windowed.taps import TapReader
 from spec.geometry import LayerGeometry
 from spec.layout import excess, pitch, rewind_digits, step_digits, steps, words
 from spec.machine import Machine

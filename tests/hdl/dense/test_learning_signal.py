@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 from amaranth.sim import Simulator
 
-from hdl.learning_signal import LearningSignal
+from hdl.dense.learning_signal import LearningSignal
 from spec.basis import Basis
 from spec.errors import SpecError
 from spec.machine import load_machine

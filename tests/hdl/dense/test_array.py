@@ -1,11 +1,12 @@
-"""hdl.array: skew, totals, updates, host access, all cycle by cycle against plain integers."""
+"""hdl.dense.array: skew, totals, updates, host access, all cycle by cycle against plain integers."""
 
 import random
 
 import pytest
 from amaranth.sim import Simulator
 
-from hdl.array import Array, Op
+from hdl.dense.array import Array
+from hdl.op import Op
 from spec.lfsr import SEQUENCE, offset
 from spec.machine import Machine
 

@@ -1,4 +1,4 @@
-"""hdl.window_array: skew, totals, sums over windows, host access, cycle by cycle against plain integers."""
+"""hdl.windowed.array: skew, totals, sums over windows, host access, cycle by cycle against plain integers."""
 
 import random
 from dataclasses import replace
@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 from amaranth.sim import Simulator
 
-from hdl.array import Op
-from hdl.window_array import WindowArray
+from hdl.op import Op
+from hdl.windowed.array import WindowArray
 from spec.lfsr import PERIOD, SEQUENCE, offset
 from spec.machine import load_machine
 

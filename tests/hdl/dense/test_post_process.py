@@ -5,7 +5,7 @@ import random
 import pytest
 from amaranth.sim import Simulator
 
-from hdl.post_process import PostProcess
+from hdl.dense.post_process import PostProcess
 from spec.machine import load_machine
 
 

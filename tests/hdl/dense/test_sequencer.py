@@ -1,13 +1,13 @@
-"""hdl.walk and hdl.sequencer: every step in its cycle, every phase exactly as long as it must be."""
+"""hdl.dense.walk and hdl.dense.sequencer: every step in its cycle, every phase exactly as long as it must be."""
 
 import random
 
 import pytest
 from amaranth.sim import Simulator
 
-from hdl.array import Op
-from hdl.sequencer import Sequencer
-from hdl.walk import TileWalk
+from hdl.dense.sequencer import Sequencer
+from hdl.dense.walk import TileWalk
+from hdl.op import Op
 from spec.machine import Machine
 from spec.network import NO_LABEL
 from spec.program import DESCRIPTOR_STRIDE, DESCRIPTOR_WORDS, FIELDS, LayerDescriptor, encode

@@ -7,14 +7,14 @@ from amaranth.lib import data, wiring
 from amaranth.lib.wiring import In, Out
 
 from hdl.arith import delay_line
-from hdl.map_memory import element_bits, rotated
+from hdl.windowed.map_memory import element_bits, rotated
 from spec.machine import Machine
 
 __all__ = ["TapReader"]
 
 
 class TapReader(wiring.Component):
-    """Makes the reads of :class:`hdl.map_memory.MapMemory`: row r gets tap ``t = s·R + r``.
+    """Makes the reads of :class:`hdl.windowed.map_memory.MapMemory`: row r gets tap ``t = s·R + r``.
 
     Row r counts its tap in digits ``(ky, kx, ci)``, all rows by the same amount a step. With
     ``e = base + (y·stride - padding)·pitch + (x·stride - padding)·channels + s·R`` row r reads bank

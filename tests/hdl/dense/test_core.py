@@ -12,7 +12,7 @@ import pytest
 from amaranth.hdl import ResetInserter, Signal
 from amaranth.sim import Simulator
 
-from hdl.core import Core
+from hdl.dense.core import Core
 from spec import memory_map
 from spec.basis import Basis
 from spec.errors import SpecError

@@ -1,10 +1,10 @@
-"""hdl.pe alone: every port in its cycle, corner codes, and the host's way in."""
+"""hdl.dense.pe alone: every port in its cycle, corner codes, and the host's way in."""
 
 import random
 
 from amaranth.sim import Simulator
 
-from hdl.pe import Pe
+from hdl.dense.pe import Pe
 from spec.machine import Machine
 
 
@@ -24,7 +24,7 @@ def sat16(v):
 def drive(dut, steps):
     """Runs one step a cycle, each port in its own cycle; returns psum_out and writes by step.
 
-    A step is a dict of `addr, op, act, delta, psum, random`; op as in hdl.array.Op, or None.
+    A step is a dict of `addr, op, act, delta, psum, random`; op as in hdl.dense.array.Op, or None.
     """
     found = []
 

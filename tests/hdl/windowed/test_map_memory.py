@@ -1,11 +1,11 @@
-"""hdl.map_memory: unaligned writes by two writers, rotated and masked reads, against a list."""
+"""hdl.windowed.map_memory: unaligned writes by two writers, rotated and masked reads, against a list."""
 
 import random
 
 import pytest
 from amaranth.sim import Simulator
 
-from hdl.map_memory import MapMemory, element_bits
+from hdl.windowed.map_memory import MapMemory, element_bits
 from spec.machine import Machine
 
 

@@ -3,18 +3,14 @@
 from __future__ import annotations
 
 from amaranth.hdl import Module, Mux, Signal, signed, unsigned
-from amaranth.lib import data, stream, wiring
+from amaranth.lib import stream, wiring
 from amaranth.lib.wiring import In, Out
 
+from hdl.streams import LABEL_BITS, SAMPLE_LAYOUT
 from spec.machine import ACT_BITS, Machine
 from spec.network import NO_LABEL
 
-__all__ = ["LABEL_BITS", "SAMPLE_LAYOUT", "InputLoader"]
-
-LABEL_BITS = 8
-SAMPLE_LAYOUT = data.StructLayout({"data": ACT_BITS, "last": 1})
-"""A beat of the `samples` stream: a pixel (s8), or the label with `last = 1`."""
-
+__all__ = ["InputLoader"]
 
 class InputLoader(wiring.Component):
     """Loads one buffer while the sequencer works on the other; drops bad packets whole.

@@ -6,25 +6,17 @@ from functools import reduce
 from operator import or_
 
 from amaranth.hdl import Assert, Cat, Const, Module, Mux, Signal, Value, signed
-from amaranth.lib import enum, wiring
+from amaranth.lib import wiring
 from amaranth.lib.wiring import In, Out
 
 from hdl.arith import Lfsr, delay_line
-from hdl.pe import Pe
+from hdl.dense.pe import Pe
+from hdl.op import Op
 from hdl.verilog import make
 from spec.lfsr import SEQUENCE, offset
 from spec.machine import ACT_BITS, WEIGHT_BITS, Machine
 
-__all__ = ["Array", "Op"]
-
-
-class Op(enum.Enum, shape=2):
-    """What a step does."""
-
-    FORWARD = 0
-    UPDATE = 1
-    HOST_READ = 2
-    HOST_WRITE = 3
+__all__ = ["Array"]
 
 
 class Array(wiring.Component):

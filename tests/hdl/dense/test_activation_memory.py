@@ -1,11 +1,11 @@
-"""hdl.activation_memory: skewed reads, the row mask, two writers."""
+"""hdl.dense.activation_memory: skewed reads, the row mask, two writers."""
 
 import random
 
 import pytest
 from amaranth.sim import Simulator
 
-from hdl.activation_memory import ActivationMemory
+from hdl.dense.activation_memory import ActivationMemory
 from spec.machine import Machine
 
 

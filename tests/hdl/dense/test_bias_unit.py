@@ -6,7 +6,7 @@ from dataclasses import replace
 import pytest
 from amaranth.sim import Simulator
 
-from hdl.bias_unit import BiasUnit
+from hdl.dense.bias_unit import BiasUnit
 from spec.lfsr import PERIOD, SEQUENCE, offset
 from spec.machine import load_machine
 

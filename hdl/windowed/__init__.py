@@ -1,0 +1,1 @@
+"""The datapath for convolutions and mini-batches: docs/convolutions.md, section 6."""
