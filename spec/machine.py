@@ -23,6 +23,7 @@ __all__ = [
     "WEIGHT_BITS",
     "WEIGHT_FORMAT",
     "WEIGHT_FRAC",
+    "WINDOWED_KEYS",
     "Device",
     "Machine",
     "load_machine",
@@ -49,6 +50,8 @@ ACTIVATION_FORMAT = QFormat(ACT_BITS - ACT_FRAC, ACT_FRAC)
 INPUT_FORMAT = QFormat(ACT_BITS - INPUT_FRAC, INPUT_FRAC)
 
 _FAMILIES = {"ecp5": ("25k", "45k", "85k"), "ice40": ("up5k",)}
+WINDOWED_KEYS = ("max_batch", "max_side", "slope_depth", "signal_depth")
+"""Keys that only machines with ``gradient_bits`` have."""
 # |weight * activation| <= 2^15 * 2^7, reached by the two most negative codes.
 _PRODUCT_LOG2 = WEIGHT_BITS - 1 + ACT_BITS - 1
 
@@ -89,6 +92,12 @@ class Machine:
     bits below a weight, ``result_fifo_depth`` the beats of the result FIFO. ``gradient_bits`` is the
     width of a sum of gradients over positions and samples; 0 for a machine that has none, and runs
     fully connected layers at batch 1 only.
+
+    With ``gradient_bits`` (``docs/convolutions.md``, section 6): ``max_batch`` samples of a batch,
+    ``max_side`` the largest height or width of a map, ``slope_depth`` words of ``cols`` slope bits,
+    ``signal_depth`` words (a shifted signal) in each of ``cols`` banks; ``bias_depth`` is in ``cols``
+    banks then, ``max_neurons`` counts a layer's latents and ``max_fan_in`` its taps or the channels
+    that it reads, whichever are more. Without it these four must be left out.
     """
 
     name: str
@@ -105,6 +114,10 @@ class Machine:
     result_fifo_depth: int
     device: Device | None = None
     gradient_bits: int = 0
+    max_batch: int = 1
+    max_side: int = 32
+    slope_depth: int = 1024
+    signal_depth: int = 64
 
     def __post_init__(self) -> None:
         check_text("name", self.name)
@@ -131,8 +144,29 @@ class Machine:
         # follow its bits.
         check_int("fraction_bits", self.fraction_bits, 1, 24 if self.gradient_bits else 16)
         check_int("result_fifo_depth", self.result_fifo_depth, 4, 1 << 16)
+        # A network's batch is at most 128; a side fills 8 bits of a descriptor.
+        check_int("max_batch", self.max_batch, 1, 128)
+        check_int("max_side", self.max_side, 1, 255)
+        check_int("slope_depth", self.slope_depth, 1, 1 << 20)
+        check_int("signal_depth", self.signal_depth, 1, 1 << 16)
+        if not self.windowed:
+            defaults = {field.name: field.default for field in fields(self)}
+            for key in WINDOWED_KEYS:
+                if getattr(self, key) != defaults[key]:
+                    raise SpecError(key, "must be left out without gradient_bits", getattr(self, key))
         if self.device is not None and not isinstance(self.device, Device):
             raise SpecError("device", "must be a device or nothing", self.device)
+
+    @property
+    def windowed(self) -> bool:
+        """Whether it has the datapath of ``docs/convolutions.md``, else that of ``docs/architecture.md``."""
+        return self.gradient_bits > 0
+
+    @property
+    def own_keys(self) -> tuple[str, ...]:
+        """The keys that a machine of its kind has, ``device`` apart."""
+        others = ("device",) if self.windowed else ("device", *WINDOWED_KEYS)
+        return tuple(field.name for field in fields(self) if field.name not in others)
 
     @property
     def pes(self) -> int:
@@ -216,6 +250,36 @@ class Machine:
         return (self.bias_depth - 1).bit_length()
 
     @property
+    def bias_bank_depth(self) -> int:
+        """Words of each of the ``cols`` bias banks of a machine with ``gradient_bits``."""
+        return -(-self.bias_depth // self.cols)
+
+    @property
+    def bias_bank_addr_bits(self) -> int:
+        """Address bits of a bias bank; 0 for a single word."""
+        return (self.bias_bank_depth - 1).bit_length()
+
+    @property
+    def slope_addr_bits(self) -> int:
+        """Address bits of the memory of slope bits; 0 for a single word."""
+        return (self.slope_depth - 1).bit_length()
+
+    @property
+    def signal_addr_bits(self) -> int:
+        """Address bits of a bank of shifted signals; 0 for a single word."""
+        return (self.signal_depth - 1).bit_length()
+
+    @property
+    def sample_bits(self) -> int:
+        """Bits of a sample's number within a batch, ``0 … max_batch - 1``; at least 1."""
+        return max(1, (self.max_batch - 1).bit_length())
+
+    @property
+    def side_bits(self) -> int:
+        """Bits of a row's or a column's number within a map, ``0 … max_side - 1``; at least 1."""
+        return max(1, (self.max_side - 1).bit_length())
+
+    @property
     def neuron_bits(self) -> int:
         """Bits of a neuron's number within a layer, ``0 … max_neurons - 1``."""
         return (self.max_neurons - 1).bit_length()
@@ -232,7 +296,7 @@ def load_machine(name_or_path: str | os.PathLike[str]) -> Machine:
     values = load_yaml(path)
     required = [field.name for field in fields(Machine) if field.default is MISSING]
     with located(file=str(path)):
-        check_keys(values, required, ["device", "gradient_bits"])
+        check_keys(values, required, ["device", "gradient_bits", *WINDOWED_KEYS])
         device = values.get("device")
         if device is not None:
             with located(path="device"):

@@ -3,6 +3,7 @@
 Addresses count 32-bit words. The two highest bits of an address choose a window; the width of the
 rest depends on the machine's memories (``offset_bits``). Addresses inside a window are bit fields,
 so that no division is needed; the holes between them read as anything and must not be written.
+Machines with ``gradient_bits`` have some registers more, longer descriptors, and biases in banks.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from dataclasses import dataclass, field
 from spec.errors import SpecError, check_int
 from spec.machine import Machine
 from spec.program import DESCRIPTOR_STRIDE, DESCRIPTOR_WORDS
+from spec.windowed_program import WINDOWED_STRIDE, WINDOWED_WORDS
 
 __all__ = [
     "BIAS",
@@ -21,6 +23,7 @@ __all__ = [
     "REGISTER_WINDOW",
     "VERSION_VALUE",
     "WEIGHT",
+    "WINDOWED_REGISTERS",
     "WINDOWS",
     "Register",
     "Window",
@@ -31,6 +34,7 @@ __all__ = [
     "program_address",
     "register_address",
     "register_bit",
+    "registers_of",
     "weight_address",
     "window_base",
 ]
@@ -44,7 +48,9 @@ VERSION_VALUE = 1
 @dataclass(frozen=True)
 class Register:
     """A register: ``access`` is ``ro``, ``rw``, ``wo`` (a write starts something) or ``w1`` (bits
-    written 1 act once); ``bits`` names single bits. ``width`` in bits; the rest reads 0."""
+    written 1 act once); ``bits`` names single bits. ``width`` in bits; the rest reads 0. ``reset``
+    is the value of a ``rw`` register after reset. ``windowed``: only machines with ``gradient_bits``
+    have it."""
 
     name: str
     address: int
@@ -52,6 +58,8 @@ class Register:
     width: int
     description: str
     bits: dict[str, int] = field(default_factory=dict)
+    reset: int = 0
+    windowed: bool = False
 
 
 @dataclass(frozen=True)
@@ -124,28 +132,77 @@ REGISTERS: dict[str, Register] = {
         Register("CYCLES_FINISH", 21, "ro", 32, "cycles in phase finish since cleared"),
     )
 }
-"""Registers by name. The cycle counters stand in the order of ``spec.timing.Phase``."""
+"""Registers that every machine has, by name. The cycle counters stand in the order of ``spec.timing.Phase``."""
+
+WINDOWED_REGISTERS: dict[str, Register] = {
+    register.name: register
+    for register in (
+        Register(
+            "BATCH",
+            22,
+            "rw",
+            8,
+            "samples of a batch, 1 to max_batch; 1 after reset",
+            reset=1,
+            windowed=True,
+        ),
+        Register(
+            "INPUT_SLOTS",
+            23,
+            "rw",
+            9,
+            "slots of the input ring, of INPUT_WORDS words a bank each; BATCH or more",
+            windowed=True,
+        ),
+        Register("INPUT_ROW", 24, "rw", 16, "elements of a row of a sample", windowed=True),
+        Register(
+            "INPUT_GAP",
+            25,
+            "rw",
+            5,
+            "elements of memory between two rows of a sample, which are not written",
+            windowed=True,
+        ),
+    )
+}
+"""Registers that machines with ``gradient_bits`` have besides, by name."""
+
+_ALL_REGISTERS = REGISTERS | WINDOWED_REGISTERS
 
 REGISTER_WINDOW = Window("REGISTER", 0, "rw", "the registers")
-PROGRAM = Window("PROGRAM", 1, "wo", "layer descriptors, one every 8 words")
+PROGRAM = Window("PROGRAM", 1, "wo", f"layer descriptors, one every {DESCRIPTOR_STRIDE} words")
 BIAS = Window("BIAS", 2, "rw", "biases, 16 bits signed, sign-extended when read")
 WEIGHT = Window(
     "WEIGHT", 3, "rw", "weights, 16 bits signed, sign-extended when read: word, row, column"
 )
 WINDOWS = (REGISTER_WINDOW, PROGRAM, BIAS, WEIGHT)
 
-_STRIDE_BITS = DESCRIPTOR_STRIDE.bit_length() - 1
-_REGISTER_BITS = max(register.address for register in REGISTERS.values()).bit_length()
+_WINDOWED_DESCRIPTIONS = {
+    PROGRAM: f"layer descriptors, one every {WINDOWED_STRIDE} words",
+    BIAS: f"{BIAS.description}: word, column",
+}
+
+_REGISTER_BITS = max(register.address for register in _ALL_REGISTERS.values()).bit_length()
+
+
+def registers_of(machine: Machine) -> dict[str, Register]:
+    """The registers that a machine has, by name."""
+    return _ALL_REGISTERS if machine.windowed else REGISTERS
 
 
 def offset_bits(machine: Machine) -> int:
     """Address bits inside a window: enough for the largest one."""
     return max(
         _REGISTER_BITS,
-        machine.layer_bits + _STRIDE_BITS,
-        machine.bias_addr_bits,
+        machine.layer_bits + _stride_bits(machine),
+        machine.bias_bank_addr_bits + machine.col_bits if machine.windowed else machine.bias_addr_bits,
         machine.weight_addr_bits + machine.row_bits + machine.col_bits,
     )
+
+
+def _stride_bits(machine: Machine) -> int:
+    """Address bits of a word of a descriptor."""
+    return (WINDOWED_STRIDE if machine.windowed else DESCRIPTOR_STRIDE).bit_length() - 1
 
 
 def address_bits(machine: Machine) -> int:
@@ -159,28 +216,34 @@ def window_base(machine: Machine, window: Window) -> int:
 
 
 def register_address(name: str) -> int:
-    """Address of a register, the same in every machine."""
-    if name not in REGISTERS:
-        raise SpecError("register", f"must be one of {', '.join(REGISTERS)}", name)
-    return REGISTERS[name].address
+    """Address of a register, the same in every machine that has it."""
+    if name not in _ALL_REGISTERS:
+        raise SpecError("register", f"must be one of {', '.join(_ALL_REGISTERS)}", name)
+    return _ALL_REGISTERS[name].address
 
 
 def register_bit(name: str, bit: str) -> int:
     """Number of a named bit of a register, e.g. ``register_bit("CTRL", "scores")``."""
-    return REGISTERS[name].bits[bit]
+    return _ALL_REGISTERS[name].bits[bit]
 
 
 def program_address(machine: Machine, layer: int, word: int) -> int:
     """Address of a word of a layer's descriptor."""
     check_int("layer", layer, 0, machine.max_layers - 1)
-    check_int("word", word, 0, DESCRIPTOR_WORDS - 1)
-    return window_base(machine, PROGRAM) | layer << _STRIDE_BITS | word
+    check_int("word", word, 0, (WINDOWED_WORDS if machine.windowed else DESCRIPTOR_WORDS) - 1)
+    return window_base(machine, PROGRAM) | layer << _stride_bits(machine) | word
 
 
-def bias_address(machine: Machine, word: int) -> int:
-    """Address of a word of the bias memory."""
-    check_int("word", word, 0, machine.bias_depth - 1)
-    return window_base(machine, BIAS) | word
+def bias_address(machine: Machine, word: int, col: int | None = None) -> int:
+    """Address of a word of the bias memory; with ``gradient_bits`` of bank ``col``: ``word``, then column bits."""
+    if not machine.windowed:
+        check_int("word", word, 0, machine.bias_depth - 1)
+        if col is not None:
+            raise SpecError("col", "must be left out without gradient_bits", col)
+        return window_base(machine, BIAS) | word
+    check_int("word", word, 0, machine.bias_bank_depth - 1)
+    check_int("col", col, 0, machine.cols - 1)
+    return window_base(machine, BIAS) | word << machine.col_bits | (col or 0)
 
 
 def weight_address(machine: Machine, row: int, col: int, word: int) -> int:
@@ -194,7 +257,9 @@ def weight_address(machine: Machine, row: int, col: int, word: int) -> int:
 
 def describe(machine: Machine) -> dict[str, object]:
     """The whole map as plain values, for a machine-readable file beside the Verilog."""
-    return {
+    descriptions = _WINDOWED_DESCRIPTIONS if machine.windowed else {}
+    column = {"lsb": 0, "width": machine.col_bits}
+    described: dict[str, object] = {
         "address_unit_bits": 32,
         "address_bits": address_bits(machine),
         "registers": [
@@ -206,19 +271,19 @@ def describe(machine: Machine) -> dict[str, object]:
                 "bits": dict(register.bits),
                 "description": register.description,
             }
-            for register in REGISTERS.values()
+            for register in registers_of(machine).values()
         ],
         "windows": [
             {
                 "name": window.name,
                 "base": window_base(machine, window),
                 "access": window.access,
-                "description": window.description,
+                "description": descriptions.get(window, window.description),
             }
             for window in WINDOWS
         ],
         "weight_fields": {
-            "column": {"lsb": 0, "width": machine.col_bits},
+            "column": column,
             "row": {"lsb": machine.col_bits, "width": machine.row_bits},
             "word": {
                 "lsb": machine.row_bits + machine.col_bits,
@@ -226,3 +291,7 @@ def describe(machine: Machine) -> dict[str, object]:
             },
         },
     }
+    if machine.windowed:
+        word = {"lsb": machine.col_bits, "width": machine.bias_bank_addr_bits}
+        described["bias_fields"] = {"column": dict(column), "word": word}
+    return described

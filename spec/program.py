@@ -2,27 +2,39 @@
 
 A descriptor fills ``DESCRIPTOR_WORDS`` words of 32 bits; descriptors stand ``DESCRIPTOR_STRIDE``
 words apart in program memory. ``compile_program`` also places weights, biases and activations.
+Those of fully connected layers at batch 1 are here, those of convolutions and batches in
+:mod:`spec.windowed_program`; ``program_for`` makes the one that the network needs.
 """
 
 from __future__ import annotations
 
+from contextlib import suppress
 from dataclasses import dataclass, fields
+from typing import TYPE_CHECKING, ClassVar, TypeVar
 
 from spec.errors import SpecError, check_int
-from spec.lfsr import STATE_BITS
-from spec.machine import ACT_FRAC, INPUT_FRAC, SCORE_FRAC, WEIGHT_FRAC, Machine
+from spec.machine import ACT_FRAC, INPUT_FRAC, SCORE_FRAC, WEIGHT_FRAC, Machine, load_machine
 from spec.network import Network
+from spec.yaml_loader import preset_names
+
+if TYPE_CHECKING:
+    from spec.windowed_program import WindowedProgram
 
 __all__ = [
     "DESCRIPTOR_STRIDE",
     "DESCRIPTOR_WORDS",
     "FIELDS",
+    "Descriptor",
     "Field",
+    "Fit",
     "LayerDescriptor",
     "Program",
+    "check_kind",
     "compile_program",
     "decode",
     "encode",
+    "fitting_presets",
+    "program_for",
 ]
 
 
@@ -44,6 +56,16 @@ class Field:
     def high(self) -> int:
         """Largest value."""
         return (1 << (self.width - self.signed)) - 1
+
+
+class Descriptor:
+    """What both kinds of descriptor share: a value for each of the class's ``fields``, that fits it."""
+
+    fields: ClassVar[dict[str, Field]]
+
+    def __post_init__(self) -> None:
+        for name, field in self.fields.items():
+            check_int(f"descriptor.{name}", getattr(self, name), field.low, field.high)
 
 
 FIELDS: dict[str, Field] = {
@@ -70,7 +92,7 @@ DESCRIPTOR_STRIDE = 1 << (DESCRIPTOR_WORDS - 1).bit_length()
 
 
 @dataclass(frozen=True)
-class LayerDescriptor:
+class LayerDescriptor(Descriptor):
     """One layer as the sequencer sees it.
 
     Element ``i`` of the layer's input is in bank ``i % rows`` at ``x_base + i // rows``, its output
@@ -79,6 +101,8 @@ class LayerDescriptor:
     ``row_mask`` says that row ``r`` has an input in the last row tile. Shifts: see
     ``docs/architecture.md``, section 1. ``is_output`` and ``train`` are 0 or 1.
     """
+
+    fields = FIELDS
 
     n_in: int
     n_out: int
@@ -95,10 +119,6 @@ class LayerDescriptor:
     bias_shift: int
     is_output: int
     train: int
-
-    def __post_init__(self) -> None:
-        for name, field in FIELDS.items():
-            check_int(f"descriptor.{name}", getattr(self, name), field.low, field.high)
 
     @property
     def steps(self) -> int:
@@ -118,56 +138,112 @@ class Program:
     input_words: int
 
 
-def encode(descriptor: LayerDescriptor) -> tuple[int, ...]:
-    """The descriptor as ``DESCRIPTOR_WORDS`` unsigned 32-bit words."""
-    words = [0] * DESCRIPTOR_WORDS
-    for name, field in FIELDS.items():
+_Kind = TypeVar("_Kind", bound=Descriptor)
+
+
+def encode(descriptor: Descriptor) -> tuple[int, ...]:
+    """A descriptor of either kind as unsigned 32-bit words (``DESCRIPTOR_WORDS``, ``WINDOWED_WORDS``)."""
+    words = [0] * (1 + max(field.word for field in descriptor.fields.values()))
+    for name, field in descriptor.fields.items():
         code = getattr(descriptor, name) & ((1 << field.width) - 1)
         words[field.word] |= code << field.lsb
     return tuple(words)
 
 
-def decode(words: tuple[int, ...]) -> LayerDescriptor:
-    """The inverse of :func:`encode`."""
+def decode(words: tuple[int, ...], kind: type[_Kind] = LayerDescriptor) -> _Kind:
+    """The inverse of :func:`encode`; ``kind`` is the descriptor's class."""
     values = {}
-    for name, field in FIELDS.items():
+    for name, field in kind.fields.items():
         code = words[field.word] >> field.lsb & ((1 << field.width) - 1)
         values[name] = code - (1 << field.width) if code > field.high else code
-    return LayerDescriptor(**values)
+    return kind(**values)
 
 
 assert tuple(FIELDS) == tuple(field.name for field in fields(LayerDescriptor))
 
 
-def compile_program(network: Network, machine: Machine, train_hidden: bool = True) -> Program:
-    """Places a network on a machine; ``train_hidden=False`` freezes the hidden layers.
+def program_for(network: Network, machine: Machine, train_hidden: bool = True) -> Program | WindowedProgram:
+    """The program that runs a network on a machine: of convolutions and batches where it has them.
 
-    :class:`SpecError` for what does not fit, naming everything that is too small, by how much, and
-    the value of the machine's parameter that would fit; and for what the hardware does not compute.
+    ``train_hidden=False`` freezes the hidden layers. :class:`SpecError` in one line for a machine
+    of the other kind (:func:`check_kind`), or one that the network does not fit.
     """
-
     if network.windowed:
-        what = "has convolutions or batches, which the hardware does not compute yet"
-        raise SpecError(f"network {network.name}", what)
-    if machine.fraction_bits > STATE_BITS:
-        what = f"has fraction_bits above {STATE_BITS}, which the hardware does not compute yet"
-        raise SpecError(f"machine {machine.name}", what, machine.fraction_bits)
-    problems = []
+        # It builds on this module.
+        from spec.windowed_program import compile_windowed
 
-    def fit(parameter: str, needed: int, what: str) -> None:
-        has = getattr(machine, parameter)
+        return compile_windowed(network, machine, train_hidden)
+    return compile_program(network, machine, train_hidden)
+
+
+def check_kind(network: Network, machine: Machine) -> None:
+    """Refuses a network on a machine whose datapath is not for its kind; says which would do."""
+    if network.windowed == machine.windowed:
+        return
+    presets = fitting_presets(network)
+    such = f", such as the preset {presets[0]}" if presets else ""
+    if network.windowed:
+        rule = f"has convolutions or batches: it needs a machine with gradient_bits{such}, not {machine.name}"
+    else:
+        rule = (
+            f"has neither convolutions nor batches: it needs a machine without gradient_bits{such}, "
+            f"not {machine.name}, or a recipe.batch above 1"
+        )
+    raise SpecError(f"network {network.name}", rule)
+
+
+def fitting_presets(network: Network) -> tuple[str, ...]:
+    """The preset machines that run a network; those with fewer PEs first."""
+    found = []
+    for name in preset_names("machines"):
+        machine = load_machine(name)
+        if machine.windowed == network.windowed:
+            with suppress(SpecError):
+                program_for(network, machine)
+                found.append((machine.pes, name))
+    return tuple(name for _, name in sorted(found))
+
+
+class Fit:
+    """Collects what of a machine is too small for a network, so that one refusal names everything."""
+
+    def __init__(self, network: Network, machine: Machine) -> None:
+        self._network, self._machine = network, machine
+        self._problems: list[str] = []
+
+    def need(self, parameter: str, needed: int, what: str) -> None:
+        """The machine's ``parameter`` must be ``needed`` or more; ``what`` is what it counts."""
+        has = getattr(self._machine, parameter)
         if needed > has:
-            problems.append(
-                f"{parameter} is {has}, {needed - has} too few: {needed} would fit ({what})"
-            )
+            self.problem(f"{parameter} is {has}, {needed - has} too few: {needed} would fit ({what})")
 
+    def problem(self, text: str) -> None:
+        """Anything else that does not fit."""
+        self._problems.append(text)
+
+    def refuse(self) -> None:
+        """:class:`SpecError`, one line, if anything did not fit."""
+        if self._problems:
+            where = f"network {self._network.name} does not fit machine {self._machine.name}"
+            raise SpecError(where, "; ".join(self._problems))
+
+
+def compile_program(network: Network, machine: Machine, train_hidden: bool = True) -> Program:
+    """Places a network of fully connected layers at batch 1 on a machine without ``gradient_bits``.
+
+    ``train_hidden=False`` freezes the hidden layers. :class:`SpecError` for what does not fit,
+    naming everything that is too small, by how much, and the value of the machine's parameter that
+    would fit; and for a network or machine of the other kind.
+    """
+    check_kind(network, machine)
+    fit = Fit(network, machine)
     shapes, rows, cols = network.shapes, machine.rows, machine.cols
     recipe = network.recipe
-    fit("max_layers", len(shapes), "layers")
+    fit.need("max_layers", len(shapes), "layers")
     fan_in, neurons = (max(sizes) for sizes in zip(*shapes, strict=True))
-    fit("max_fan_in", fan_in, "inputs of the widest layer")
-    fit("max_neurons", neurons, "neurons of the widest layer")
-    fit(
+    fit.need("max_fan_in", fan_in, "inputs of the widest layer")
+    fit.need("max_neurons", neurons, "neurons of the widest layer")
+    fit.need(
         "result_fifo_depth",
         len(shapes) * network.classes + 1,
         "beats of a sample's result: every layer's class scores and the summary",
@@ -179,7 +255,7 @@ def compile_program(network: Network, machine: Machine, train_hidden: bool = Tru
     for number, (_, n_out) in enumerate(shapes[:-1]):
         slots[number % 2] = max(slots[number % 2], -(-n_out // rows))
     slot_bases = (2 * input_words, 2 * input_words + slots[0])
-    fit(
+    fit.need(
         "activation_depth",
         slot_bases[1] + slots[1],
         "words a bank: two input buffers and two layers' activations",
@@ -215,10 +291,7 @@ def compile_program(network: Network, machine: Machine, train_hidden: bool = Tru
         x_base = a_base
         w_base += row_tiles * col_tiles
         b_base += n_out
-    fit("weight_depth", w_base, "weight words a PE")
-    fit("bias_depth", b_base, "biases")
-    if problems:
-        raise SpecError(
-            f"network {network.name} does not fit machine {machine.name}", "; ".join(problems)
-        )
+    fit.need("weight_depth", w_base, "weight words a PE")
+    fit.need("bias_depth", b_base, "biases")
+    fit.refuse()
     return Program(tuple(LayerDescriptor(**layer) for layer in layers), shapes[0][0], input_words)

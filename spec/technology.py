@@ -11,7 +11,7 @@ from spec.errors import SpecError, check_choice, check_number, check_text, locat
 from spec.machine import WEIGHT_BITS, Machine
 from spec.yaml_loader import check_keys, find_file, load_yaml
 
-__all__ = ["ACTIONS", "Action", "Technology", "load_technology", "weight_action"]
+__all__ = ["ACTIONS", "Action", "Technology", "activation_action", "load_technology", "weight_action"]
 
 _SMALL_MEMORY_BYTES = 8192
 
@@ -29,6 +29,8 @@ ACTIONS: dict[str, str] = {
     "weight_write_32kb": "16 bits written to a PE's weight memory above 8 KB (priced at 32 KB)",
     "activation_read": "8 bits read from an activation bank or the latent memory",
     "activation_write": "8 bits written to an activation bank or the latent memory",
+    "activation_read_32kb": "8 bits read from an activation bank or slope memory above 8 KB (priced at 32 KB)",
+    "activation_write_32kb": "8 bits written to an activation bank or slope memory above 8 KB (priced at 32 KB)",
     "bias_read": "16 bits read from the bias memory",
     "bias_write": "16 bits written to the bias memory",
     "rom_read_bit": "one bit read from the basis table",
@@ -86,6 +88,12 @@ def weight_action(machine: Machine, access: str) -> str:
     check_choice("access", access, ("read", "write"))
     small = machine.weight_depth * WEIGHT_BITS // 8 <= _SMALL_MEMORY_BYTES
     return f"weight_{access}" if small else f"weight_{access}_32kb"
+
+
+def activation_action(size: int, access: str) -> str:
+    """The action of a ``read`` or ``write`` of 8 bits of a memory of ``size`` bytes."""
+    check_choice("access", access, ("read", "write"))
+    return f"activation_{access}" if size <= _SMALL_MEMORY_BYTES else f"activation_{access}_32kb"
 
 
 def load_technology(name_or_path: str | os.PathLike[str]) -> Technology:

@@ -18,6 +18,7 @@ from spec.machine import (
     INPUT_FORMAT,
     WEIGHT_BITS,
     WEIGHT_FORMAT,
+    WINDOWED_KEYS,
     Machine,
     load_machine,
 )
@@ -43,6 +44,9 @@ SHA256 = {
     ("square", 12, 256): "bf28d7ac586cbe67a29da82c032f5bac2cdd1c17f93bc17fadc0b61776fc9b4e",
     ("square", 12, 384): "0cb9515946ac82eaa7f72f9aa2ca9bea9428dccdf7777ba818f12d0d7d95d688",
     ("square", 12, 512): "cba16fb3891eb46c011863ce9c45c32a00d71a918b19616257fe61aaa5b34f78",
+    ("square", 3, 5): "464e6a3328e2a57a7af74cb1a613887d39784bbe432cfdc9936c73e4f2af52ea",
+    ("square", 3, 8): "39497121468618ed0d1a8a28597981ea9c73922092b4ac33249e44032dd4989a",
+    ("square", 3, 12): "4523fda8cbad95bcaa5851e78044e2cbddd8542986e4077a4237b8e609fe18a7",
     ("square", 3, 3): "7463b74fb717550c7be5773dc08e87b8f0c7b49c36eb25eca9143a96249b6233",
     ("sine", 10, 128): "8198af9404a8f2d2cd4a0a54065ee50b8e00ca772abbc1085fa706888068b17f",
     ("sine", 10, 512): "bb6aa404ed4b61b6270990108b96e4cdb9a026ad8bc2ac982a2dcb0aa44978ef",
@@ -123,6 +127,32 @@ def test_address_bits() -> None:
     machine = dataclasses.replace(load_machine("tiny"), rows=3, cols=5, weight_depth=33)
     assert (machine.row_bits, machine.col_bits, machine.weight_addr_bits) == (2, 3, 6)
     assert dataclasses.replace(machine, rows=1).row_bits == 0
+
+
+def test_address_bits_with_banks() -> None:
+    """Biases in a bank a column; a single word needs no address."""
+    array = dataclasses.replace(load_machine("conv-tiny"), rows=8, cols=5, bias_depth=46)
+    machine = dataclasses.replace(array, max_batch=5, max_side=17, slope_depth=129, signal_depth=1)
+    assert (machine.bias_bank_depth, machine.bias_bank_addr_bits) == (10, 4)
+    assert dataclasses.replace(machine, bias_depth=45).bias_bank_depth == 9
+    assert dataclasses.replace(machine, bias_depth=5).bias_bank_addr_bits == 0
+    assert (machine.sample_bits, machine.side_bits) == (3, 5)
+    assert (machine.slope_addr_bits, machine.signal_addr_bits) == (8, 0)
+    one = dataclasses.replace(machine, max_batch=1, max_side=1)
+    assert (one.sample_bits, one.side_bits) == (1, 1)
+
+
+def test_keys_of_machines_that_sum_gradients() -> None:
+    """The others must not have them, so that no key is without effect."""
+    plain, windowed = load_machine("digits"), load_machine("conv-tiny")
+    assert windowed.windowed and not plain.windowed
+    for key in WINDOWED_KEYS:
+        with pytest.raises(SpecError, match=f"^{key}: must be left out without gradient_bits, got 2$"):
+            dataclasses.replace(plain, **{key: 2})
+        assert dataclasses.replace(plain, **{key: getattr(plain, key)}) == plain
+        assert getattr(dataclasses.replace(windowed, **{key: 2}), key) == 2
+    assert set(windowed.own_keys) - set(plain.own_keys) == set(WINDOWED_KEYS)
+    assert {field.name for field in dataclasses.fields(Machine)} - set(windowed.own_keys) == {"device"}
 
 
 @pytest.mark.parametrize("field", [field.name for field in dataclasses.fields(Machine)])

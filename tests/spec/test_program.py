@@ -19,7 +19,10 @@ from spec.program import (
     compile_program,
     decode,
     encode,
+    fitting_presets,
+    program_for,
 )
+from spec.windowed_program import WINDOWED_STRIDE, WINDOWED_WORDS, compile_windowed
 from spec.yaml_loader import preset_names
 
 PAIRS = [("tiny", "tiny"), ("digits", "digits"), ("mnist", "mnist"), ("mnist", "mnist-128"),
@@ -98,14 +101,49 @@ def test_placements_are_disjoint(machine_name: str, network_name: str) -> None:
     check_placement(machine, net)
 
 
-def test_what_the_hardware_does_not_compute_is_refused() -> None:
-    """Convolutions, batches, and random bits beyond those of an LFSR."""
-    batch = dataclasses.replace(network(5, 3), recipe=Recipe(6, 5, batch=2))
-    for net in (batch, load_network("conv-small")):
-        with pytest.raises(SpecError, match=f"^network {net.name}: has convolutions or batches, .* not compute yet$"):
-            compile_program(net, load_machine("mnist"))
-    with pytest.raises(SpecError, match="^machine smallconv: has fraction_bits above 16, .* not compute yet, got 20$"):
-        compile_program(network(5, 3), load_machine("smallconv"))
+def test_each_kind_of_network_has_its_kind_of_machine() -> None:
+    """The wrong one is refused in a line, by whatever compiles, which names a preset that would do."""
+    plain, batch = network(5, 3), dataclasses.replace(network(5, 3), recipe=Recipe(6, 5, batch=2))
+    dense, windowed = load_machine("mnist"), load_machine("smallconv")
+    for compiles in (compile_program, compile_windowed, program_for):
+        for net, such in ((batch, "conv-tiny"), (load_network("conv-small"), "conv-small")):
+            with pytest.raises(SpecError) as caught:
+                compiles(net, dense)
+            assert str(caught.value) == (
+                f"network {net.name}: has convolutions or batches: it needs a machine with gradient_bits, "
+                f"such as the preset {such}, not mnist"
+            )
+        with pytest.raises(SpecError) as caught:
+            compiles(plain, windowed)
+        assert str(caught.value) == (
+            "network n: has neither convolutions nor batches: it needs a machine without gradient_bits, "
+            "such as the preset ice40up5k, not smallconv, or a recipe.batch above 1"
+        )
+    wide = network(60000, 3)
+    with pytest.raises(SpecError, match="needs a machine without gradient_bits, not smallconv, or"):
+        program_for(wide, windowed)
+    assert program_for(plain, dense) == compile_program(plain, dense)
+    assert program_for(plain, dense, False) == compile_program(plain, dense, train_hidden=False)
+    assert program_for(batch, windowed) == compile_windowed(batch, windowed)
+    small = load_network("conv-small")
+    assert program_for(small, windowed, False) == compile_windowed(small, windowed, train_hidden=False)
+    assert program_for(small, windowed, False) != program_for(small, windowed)
+
+
+@pytest.mark.parametrize("name", preset_names("networks"))
+def test_every_preset_network_has_a_machine(name: str) -> None:
+    """The smallest comes first; those named fit, the others do not."""
+    net = load_network(name)
+    fitting = fitting_presets(net)
+    assert fitting
+    pes = [load_machine(found).pes for found in fitting]
+    assert pes == sorted(pes)
+    for other in preset_names("machines"):
+        if other in fitting:
+            program_for(net, load_machine(other))
+        else:
+            with pytest.raises(SpecError, match=f"^network {name}"):
+                program_for(net, load_machine(other))
 
 
 def test_random_placements() -> None:
@@ -196,13 +234,20 @@ def test_addresses_are_distinct(name: str) -> None:
     """Registers, descriptors, biases and weights (corners) never share an address."""
     machine = load_machine(name)
     rows, cols, depth = machine.rows, machine.cols, machine.weight_depth
-    addresses = [memory_map.register_address(register) for register in memory_map.REGISTERS]
+    addresses = [memory_map.register_address(register) for register in memory_map.registers_of(machine)]
     addresses += [
         memory_map.program_address(machine, layer, word)
         for layer in range(machine.max_layers)
-        for word in range(DESCRIPTOR_WORDS)
+        for word in range(WINDOWED_WORDS if machine.windowed else DESCRIPTOR_WORDS)
     ]
-    addresses += [memory_map.bias_address(machine, word) for word in range(machine.bias_depth)]
+    if machine.windowed:
+        addresses += [
+            memory_map.bias_address(machine, word, col)
+            for word in range(machine.bias_bank_depth)
+            for col in range(cols)
+        ]
+    else:
+        addresses += [memory_map.bias_address(machine, word) for word in range(machine.bias_depth)]
     addresses += [
         memory_map.weight_address(machine, r, c, word)
         for r in range(rows)
@@ -224,6 +269,43 @@ def test_weight_address_fields() -> None:
     for arguments in ((8, 0, 0), (0, 8, 0), (0, 0, 1024), (-1, 0, 0)):
         with pytest.raises(SpecError):
             memory_map.weight_address(machine, *arguments)
+
+
+def test_windows_of_machines_that_sum_gradients() -> None:
+    """Longer descriptors, biases in a bank a column, and registers that the others lack."""
+    machine, dense = load_machine("conv-small"), load_machine("digits")
+    assert memory_map.program_address(machine, 3, WINDOWED_WORDS - 1) - memory_map.window_base(
+        machine, memory_map.PROGRAM
+    ) == 3 * WINDOWED_STRIDE + WINDOWED_WORDS - 1
+    bias = memory_map.window_base(machine, memory_map.BIAS)
+    assert memory_map.bias_address(machine, 12, 5) == bias | 12 << 3 | 5
+    assert memory_map.window_base(dense, memory_map.BIAS) | 12 == memory_map.bias_address(dense, 12)
+    for arguments in ((13, 0), (-1, 0), (0, 8), (0, -1), (0,)):
+        with pytest.raises(SpecError):
+            memory_map.bias_address(machine, *arguments)
+    with pytest.raises(SpecError, match="^col: must be left out without gradient_bits, got 0$"):
+        memory_map.bias_address(dense, 0, 0)
+    with pytest.raises(SpecError, match="^word: must be an integer from 0 to 5, got 6$"):
+        memory_map.program_address(dense, 0, DESCRIPTOR_WORDS)
+    narrow = dataclasses.replace(machine, weight_depth=5, bias_depth=65536, max_layers=1)
+    assert memory_map.offset_bits(narrow) == 13 + 3
+    narrow = dataclasses.replace(narrow, bias_depth=2, max_layers=64)
+    assert memory_map.offset_bits(narrow) == 6 + 4
+
+    added = {"BATCH": (22, 8, 1), "INPUT_SLOTS": (23, 9, 0), "INPUT_ROW": (24, 16, 0), "INPUT_GAP": (25, 5, 0)}
+    assert memory_map.registers_of(dense) == memory_map.REGISTERS
+    assert memory_map.registers_of(machine) == memory_map.REGISTERS | memory_map.WINDOWED_REGISTERS
+    registers = memory_map.WINDOWED_REGISTERS.values()
+    assert {r.name: (r.address, r.width, r.reset) for r in registers} == added
+    assert all(r.windowed and r.access == "rw" and r.description for r in registers)
+    assert not any(r.windowed or r.reset for r in memory_map.REGISTERS.values())
+    assert memory_map.register_address("INPUT_GAP") == 25
+
+    described, plain = memory_map.describe(machine), memory_map.describe(dense)
+    assert described["bias_fields"] == {"column": {"lsb": 0, "width": 3}, "word": {"lsb": 3, "width": 4}}
+    assert set(described) - set(plain) == {"bias_fields"}
+    assert "one every 16 words" in str(described["windows"]) and "one every 8 words" in str(plain["windows"])
+    assert "BATCH" in str(described["registers"]) and "BATCH" not in str(plain["registers"])
 
 
 def test_register_map() -> None:

@@ -136,7 +136,7 @@ def test_refused() -> None:
 
 def test_gradient_bits_widen_the_partial_sum() -> None:
     """Never narrow it; the accumulator is at least as wide."""
-    plain = dataclasses.replace(SMALLCONV, fraction_bits=12, gradient_bits=0)
+    plain = load_machine("mnist")
     assert dataclasses.replace(plain, gradient_bits=24).psum_bits == plain.psum_bits > 24
     for bits in (36, 44, 64):
         machine = dataclasses.replace(plain, gradient_bits=bits)

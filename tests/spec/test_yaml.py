@@ -314,9 +314,19 @@ def test_unreadable_path(tmp_path: Path) -> None:
 
 def test_presets() -> None:
     """Every preset loads, and its name is its file's."""
-    assert preset_names("machines") == ("digits", "ice40up5k", "mnist", "smallconv", "tiny")
+    assert preset_names("machines") == (
+        "conv-small",
+        "conv-tiny",
+        "digits",
+        "ice40up5k",
+        "large",
+        "mnist",
+        "smallconv",
+        "tiny",
+    )
     assert preset_names("networks") == (
         "conv-small",
+        "conv-tiny",
         "digits",
         "ice40up5k",
         "mnist",

@@ -1,0 +1,357 @@
+"""The layer program of convolutions and batches, and where a network's data is in a machine's memories.
+
+``docs/convolutions.md``, section 6. A descriptor fills ``WINDOWED_WORDS`` words of 32 bits; descriptors
+stand ``WINDOWED_STRIDE`` words apart in program memory.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
+
+from spec import layout
+from spec.errors import SpecError
+from spec.geometry import LayerGeometry
+from spec.machine import INPUT_FRAC, Machine
+from spec.network import Network
+from spec.program import Descriptor, Field, Fit, check_kind
+from spec.windowed import WindowedLayer, windowed_layers
+
+__all__ = [
+    "MAX_WINDOW",
+    "WINDOWED_FIELDS",
+    "WINDOWED_STRIDE",
+    "WINDOWED_WORDS",
+    "WindowedDescriptor",
+    "WindowedProgram",
+    "compile_windowed",
+    "position_interval",
+]
+
+MAX_WINDOW = 1024
+"""Most positions of a latent window: the columns' sums are as wide."""
+_MAX_COUNT = (1 << 16) - 1
+"""What a descriptor's 16 bits hold, and the register INPUT_LENGTH."""
+
+WINDOWED_FIELDS: dict[str, Field] = {
+    "kernel_height": Field(0, 0, 3),
+    "kernel_width": Field(0, 3, 3),
+    "stride": Field(0, 6, 2),
+    "padding": Field(0, 8, 3),
+    "depthwise": Field(0, 11, 1),
+    "in_channels": Field(1, 0, 16),
+    "input_height": Field(1, 16, 8),
+    "input_width": Field(1, 24, 8),
+    "pitch": Field(2, 0, 16),
+    "excess": Field(2, 16, 16),
+    "step_ky": Field(0, 12, 6),
+    "step_kx": Field(0, 18, 3),
+    "step_ci": Field(3, 0, 16),
+    "rewind_ky": Field(0, 21, 6),
+    "rewind_kx": Field(0, 27, 3),
+    "rewind_ci": Field(3, 16, 16),
+    "x_base": Field(4, 0, 16),
+    "x_stride": Field(4, 16, 16),
+    "height": Field(5, 0, 8),
+    "width": Field(5, 8, 8),
+    "window_height": Field(5, 16, 8),
+    "window_width": Field(5, 24, 8),
+    "max_pool": Field(6, 0, 1),
+    "pool_latent": Field(6, 1, 1),
+    "is_output": Field(6, 2, 1),
+    "train": Field(6, 3, 1),
+    "positions": Field(7, 0, 16),
+    "windows": Field(7, 16, 16),
+    "latents": Field(8, 0, 16),
+    "channels": Field(8, 16, 16),
+    "col_tiles": Field(9, 0, 16),
+    "steps": Field(9, 16, 16),
+    "interval": Field(10, 0, 16),
+    "last_channels": Field(6, 4, 6),
+    "slope_stride": Field(11, 0, 21),
+    "signal_stride": Field(12, 0, 17),
+    "a_base": Field(13, 0, 16),
+    "a_stride": Field(13, 16, 16),
+    "a_pitch": Field(14, 0, 16),
+    "next_channels": Field(14, 16, 16),
+    "w_base": Field(15, 0, 16),
+    "b_base": Field(15, 16, 16),
+    "act_shift": Field(6, 10, 5),
+    "latent_shift": Field(6, 15, 4),
+    "score_shift": Field(6, 19, 5),
+    "rate_shift": Field(6, 24, 6, signed=True),
+    "left_max": Field(10, 16, 4),
+    "coarse": Field(6, 30, 1),
+    "in_frac": Field(10, 20, 3),
+}
+"""The layout of a descriptor; bits that no field names are 0."""
+
+WINDOWED_WORDS = 1 + max(field.word for field in WINDOWED_FIELDS.values())
+WINDOWED_STRIDE = 1 << (WINDOWED_WORDS - 1).bit_length()
+
+
+@dataclass(frozen=True)
+class WindowedDescriptor(Descriptor):
+    """One layer as the sequencer sees it; ``docs/convolutions.md``, section 6, says what each field is.
+
+    Bases and strides of maps are words of a bank, pitches elements. Element ``e`` of sample b's map is in
+    bank ``e % rows`` at ``x_base + b*x_stride + e // rows``; PE(t % rows, j % cols) holds ``w[j][t]`` at
+    ``w_base + (j // cols)*steps + t // rows`` (depthwise PE(j % cols, j % cols), ``+ t``); channel ``j``'s
+    bias is in bank ``j % cols`` at ``b_base + j // cols``. ``excess`` and ``rewind_ky`` are modulo their
+    fields. ``window_height`` and ``window_width`` are those of a whole window or, where that is smaller, of
+    the map.
+    """
+
+    fields = WINDOWED_FIELDS
+
+    kernel_height: int
+    kernel_width: int
+    stride: int
+    padding: int
+    depthwise: int
+    in_channels: int
+    input_height: int
+    input_width: int
+    pitch: int
+    excess: int
+    step_ky: int
+    step_kx: int
+    step_ci: int
+    rewind_ky: int
+    rewind_kx: int
+    rewind_ci: int
+    x_base: int
+    x_stride: int
+    height: int
+    width: int
+    window_height: int
+    window_width: int
+    max_pool: int
+    pool_latent: int
+    is_output: int
+    train: int
+    positions: int
+    windows: int
+    latents: int
+    channels: int
+    col_tiles: int
+    steps: int
+    interval: int
+    last_channels: int
+    slope_stride: int
+    signal_stride: int
+    a_base: int
+    a_stride: int
+    a_pitch: int
+    next_channels: int
+    w_base: int
+    b_base: int
+    act_shift: int
+    latent_shift: int
+    score_shift: int
+    rate_shift: int
+    left_max: int
+    coarse: int
+    in_frac: int
+
+
+assert tuple(WINDOWED_FIELDS) == tuple(field.name for field in fields(WindowedDescriptor))
+
+
+@dataclass(frozen=True)
+class WindowedProgram:
+    """What the host writes before the first sample: descriptors, and registers of the same names.
+
+    A sample has ``input_length`` elements in rows of ``input_row``; in memory ``input_gap`` elements that
+    are not written stand between two rows. It takes a slot of ``input_words`` words a bank in a ring of
+    ``input_slots`` slots from word 0 on. ``batch`` samples are a batch.
+    """
+
+    layers: tuple[WindowedDescriptor, ...]
+    input_length: int
+    input_row: int
+    input_gap: int
+    input_words: int
+    input_slots: int
+    batch: int
+
+
+def position_interval(layer: LayerGeometry, machine: Machine) -> int:
+    """Cycles from one position to the next in forward, I.
+
+    The steps of a position, and as many that a window's latents, which leave one a cycle and ``cols`` of
+    them, have left before the next window ends, whichever of the windows that is.
+    """
+    height, width, _ = layer.output
+    (wh, ww), (gh, gw) = layer.window, layer.grid
+    # The map's edge cuts the last window of each axis.
+    smallest = (height - (gh - 1) * wh) * (width - (gw - 1) * ww)
+    return max(layout.steps(layer, machine.rows), -(-machine.cols // smallest))
+
+
+def compile_windowed(network: Network, machine: Machine, train_hidden: bool = True) -> WindowedProgram:
+    """Places a network with convolutions or batches on a machine with ``gradient_bits``.
+
+    ``train_hidden=False`` freezes the hidden layers. :class:`SpecError`, one line, for what does not fit,
+    naming everything that is too small, by how much, and the value of the machine's parameter that would
+    fit; and for a network or machine of the other kind.
+    """
+    check_kind(network, machine)
+    rows, cols, batch, geometry = machine.rows, machine.cols, network.recipe.batch, network.geometry
+    tiles = [-(-layer.channels // cols) for layer in geometry]
+    input_words, slots = layout.words(geometry[0], rows), 2 * batch
+    # Hidden maps alternate between two slots of a batch each: a layer reads one while it writes the other.
+    maps = [layout.words(layer, rows) for layer in geometry[1:]]
+    sizes = [batch * max(maps[parity::2], default=0) for parity in (0, 1)]
+    map_bases = (slots * input_words, slots * input_words + sizes[0])
+    weights = [count * layout.steps(layer, rows) for layer, count in zip(geometry, tiles, strict=True)]
+
+    fit = Fit(network, machine)
+    if rows & (rows - 1) or cols > rows:
+        fit.problem(f"rows and cols are {rows} and {cols}: rows must be a power of two, and cols no more")
+    fit.need("max_layers", len(geometry), "layers")
+    fit.need("max_batch", batch, "samples of a batch")
+    sides = (side for layer in geometry for side in (*layer.input[:2], *layer.output[:2]))
+    fit.need("max_side", max(sides), "height or width of the largest map")
+    widest = max(max(layer.taps, layer.input[2]) for layer in geometry)
+    fit.need("max_fan_in", widest, "taps or input channels of the widest layer")
+    fit.need("max_neurons", max(layer.latents for layer in geometry), "latents of the widest layer")
+    fit.need("weight_depth", sum(weights), "weight words a PE")
+    # n words in each bank are (n - 1)*cols + 1 words or more.
+    fit.need("bias_depth", (sum(tiles) - 1) * cols + 1, f"biases, {sum(tiles)} words in each of {cols} banks")
+    what = f"words a bank: {slots} inputs and two layers' maps, each of {batch} samples"
+    fit.need("activation_depth", map_bases[1] + sizes[1], what)
+    slopes = (count * layer.positions for layer, count in zip(geometry, tiles, strict=True))
+    fit.need("slope_depth", batch * max(slopes), "positions times column tiles of a layer and batch")
+    signals = (count * layer.windows for layer, count in zip(geometry, tiles, strict=True))
+    fit.need("signal_depth", batch * max(signals), "windows times column tiles of a layer and batch")
+    beats = batch * (len(geometry) * network.classes + 1)
+    what = "beats of a batch's results: every layer's class scores and the summary of each sample"
+    fit.need("result_fifo_depth", beats, what)
+    if network.features > _MAX_COUNT:
+        fit.problem(f"a sample has {network.features} elements, {_MAX_COUNT} at most")
+    for number, layer in enumerate(geometry):
+        _check_layer(fit, number, layer, rows)
+    layers: Sequence[WindowedLayer] = ()
+    try:
+        layers = windowed_layers(network, machine, train_hidden)
+    except SpecError as error:
+        fit.problem(str(error))
+    fit.refuse()
+
+    descriptors = []
+    x_base, x_stride, w_base, b_base = 0, input_words, 0, 0
+    for number, layer in enumerate(layers):
+        if layer.is_output:
+            output = dict(a_base=0, a_stride=0, a_pitch=0, next_channels=0)
+        else:
+            following, shape = geometry[number + 1], layer.geometry.next_input
+            output = dict(
+                a_base=map_bases[number % 2],
+                a_stride=maps[number],
+                a_pitch=layout.written_pitch(shape, following, rows),
+                next_channels=shape[2],
+            )
+        descriptors.append(
+            WindowedDescriptor(
+                **_geometry_fields(layer.geometry, machine),
+                **output,
+                x_base=x_base,
+                x_stride=x_stride,
+                w_base=w_base,
+                b_base=b_base,
+                is_output=int(layer.is_output),
+                train=int(layer.train),
+                act_shift=layer.act_shift,
+                score_shift=layer.score_shift,
+                rate_shift=layer.rate_shift,
+                left_max=layer.left_max,
+                coarse=int(layer.coarse > 0),
+            )
+        )
+        x_base, x_stride = output["a_base"], output["a_stride"]
+        w_base += weights[number]
+        b_base += tiles[number]
+    _, width, channels = geometry[0].input
+    return WindowedProgram(
+        layers=tuple(descriptors),
+        input_length=network.features,
+        input_row=width * channels,
+        input_gap=layout.pitch(geometry[0], rows) - width * channels,
+        input_words=input_words,
+        input_slots=slots,
+        batch=batch,
+    )
+
+
+def _check_layer(fit: Fit, number: int, layer: LayerGeometry, rows: int) -> None:
+    """What no machine's parameter bounds but the widths of the datapath do."""
+    height, width = _window(layer)
+    if height * width > MAX_WINDOW:
+        text = f"layers[{number}] has windows of {height}x{width} positions, {MAX_WINDOW} at most"
+        fit.problem(f"{text}: a latent grid of more windows would fit")
+    if layout.pitch(layer, rows) > _MAX_COUNT:
+        taken = f"{layout.pitch(layer, rows)} elements from row to row"
+        fit.problem(f"layers[{number}] reads a map with {taken}, {_MAX_COUNT} at most")
+    # A bias is shifted left by in_frac; Machine.acc_bits holds it up to the input's fraction bits.
+    if layer.in_frac > INPUT_FRAC:
+        fit.problem(
+            f"layers[{number}] reads latents with {layer.in_frac} fraction bits, {INPUT_FRAC} at most: an "
+            f"activation_fraction smaller by {layer.in_frac - INPUT_FRAC} in the layer before would fit"
+        )
+
+
+def _window(layer: LayerGeometry) -> tuple[int, int]:
+    """Height and width of the largest window: a whole one, unless the map is smaller.
+
+    So they never exceed the map's sides, and the walk is the same, as the map's edge ends every window.
+    """
+    return min(layer.window[0], layer.output[0]), min(layer.window[1], layer.output[1])
+
+
+def _geometry_fields(layer: LayerGeometry, machine: Machine) -> dict[str, int]:
+    """The fields that the layer's shape alone decides."""
+    rows, cols = machine.rows, machine.cols
+    tiles = -(-layer.channels // cols)
+    step, rewind = layout.step_digits(layer, rows), layout.rewind_digits(layer, rows)
+    window_height, window_width = _window(layer)
+
+    def modulo(name: str, value: int) -> int:
+        return value % (1 << WINDOWED_FIELDS[name].width)
+
+    return dict(
+        kernel_height=layer.kernel[0],
+        kernel_width=layer.kernel[1],
+        stride=layer.stride,
+        padding=layer.padding,
+        depthwise=int(layer.depthwise),
+        in_channels=layer.input[2],
+        input_height=layer.input[0],
+        input_width=layer.input[1],
+        pitch=layout.pitch(layer, rows),
+        excess=modulo("excess", layout.excess(layer, rows)),
+        step_ky=step.ky,
+        step_kx=step.kx,
+        step_ci=step.ci,
+        rewind_ky=modulo("rewind_ky", rewind.ky),
+        rewind_kx=rewind.kx,
+        rewind_ci=rewind.ci,
+        height=layer.output[0],
+        width=layer.output[1],
+        window_height=window_height,
+        window_width=window_width,
+        max_pool=int(layer.pool == "max"),
+        pool_latent=int(layer.pool == "latent"),
+        positions=layer.positions,
+        windows=layer.windows,
+        latents=layer.latents,
+        channels=layer.channels,
+        col_tiles=tiles,
+        steps=layout.steps(layer, rows),
+        interval=position_interval(layer, machine),
+        last_channels=layer.channels - (tiles - 1) * cols,
+        slope_stride=tiles * layer.positions,
+        signal_stride=tiles * layer.windows,
+        latent_shift=layer.latent_shift,
+        in_frac=layer.in_frac,
+    )

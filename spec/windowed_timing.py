@@ -1,0 +1,71 @@
+"""Cycles of the phases of the datapath for convolutions and batches, the one source for hardware and simulator.
+
+The closed forms are those of ``docs/convolutions.md``, section 6. A block's ``LATENCY`` and the cycle
+simulator both refer to the constants here, so neither can drift alone.
+"""
+
+from __future__ import annotations
+
+from spec.machine import Machine
+from spec.timing import ARGMAX_TAIL
+from spec.windowed_program import WINDOWED_WORDS, WindowedDescriptor
+
+__all__ = [
+    "ARGMAX_TAIL",
+    "FINISH_CYCLES",
+    "FORWARD_TAIL",
+    "SETUP_TAIL",
+    "SIGNAL_TAIL",
+    "UPDATE_TAIL",
+    "finish_cycles",
+    "forward_cycles",
+    "setup_cycles",
+    "signal_cycles",
+    "update_cycles",
+]
+
+SETUP_TAIL = 0
+"""``setup`` beyond the descriptor's words and a cycle a row of the array, in which rows count to their first taps."""
+FORWARD_TAIL = 19
+"""``forward`` beyond the last step's way through the array: taps, memory, columns, the last latents."""
+SIGNAL_TAIL = 39
+"""``signal`` beyond the three walks over the classes and the one over the latents."""
+UPDATE_TAIL = 9
+"""``update`` beyond the last position's way through the array: taps, memory, and the last PE has to write."""
+FINISH_CYCLES = 1
+"""``finish`` of a sample: its summary enters the result FIFO."""
+
+
+def setup_cycles(machine: Machine) -> int:
+    """Cycles of a layer's ``setup``."""
+    return WINDOWED_WORDS + machine.rows + SETUP_TAIL
+
+
+def forward_cycles(descriptor: WindowedDescriptor, machine: Machine) -> int:
+    """Cycles of ``forward``, a layer and sample: positions follow one another after ``interval`` cycles."""
+    positions = descriptor.col_tiles * descriptor.positions
+    skew = machine.rows + machine.cols
+    return (positions - 1) * descriptor.interval + descriptor.steps + skew + FORWARD_TAIL
+
+
+def signal_cycles(descriptor: WindowedDescriptor, classes: int, trains: bool) -> int:
+    """Cycles of ``signal``, a layer and sample; ``trains``: the sample has a label.
+
+    A frozen layer has none, nor has a hidden layer without a label.
+    """
+    if trains and descriptor.train:
+        return 3 * classes + descriptor.latents + SIGNAL_TAIL
+    return classes + ARGMAX_TAIL if descriptor.is_output else 0
+
+
+def update_cycles(descriptor: WindowedDescriptor, machine: Machine, batch: int) -> int:
+    """Cycles of a layer's ``update``, once for a batch of ``batch`` samples with labels; 0 where it is frozen."""
+    if not descriptor.train:
+        return 0
+    visits = descriptor.col_tiles * descriptor.steps * batch * descriptor.positions
+    return visits + machine.rows + machine.cols + UPDATE_TAIL
+
+
+def finish_cycles(batch: int) -> int:
+    """Cycles of ``finish``, once for a batch of ``batch`` samples."""
+    return batch * FINISH_CYCLES
