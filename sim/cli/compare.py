@@ -16,6 +16,7 @@ from sim.cli.common import (
     write_metrics,
     write_text,
 )
+from sim.cli.simulate import add_batch
 
 if TYPE_CHECKING:
     from golden.data import Dataset
@@ -40,6 +41,7 @@ Leaves in DIR
 Examples
   entrain compare --machine mnist --network mnist --out runs/compare
   entrain compare --epochs 20 --out runs/compare-digits         also trains each rule in float: test accuracy
+  entrain compare --machine smallconv --network smallconv-cifar10 --batch 1 --out runs/compare-smallconv
 """
 UNITS = {
     "technology": "the energy table of the figures",
@@ -72,6 +74,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="also train every rule in floating point for N epochs and compare test accuracy",
     )
     parser.add_argument("--data", metavar="FILE", help="data set of --epochs (default: the embedded digits)")
+    add_batch(parser)
 
 
 def run(args: argparse.Namespace, argv: list[str]) -> int:
@@ -87,7 +90,7 @@ def run(args: argparse.Namespace, argv: list[str]) -> int:
         technology = load_technology(args.technology)
     if args.data is not None and args.epochs is None:
         raise SpecError("--data", "must come with --epochs, which trains on it", args.data)
-    training_step(machine, network)  # what does not fit is refused here
+    training_step(machine, network, batch=args.batch)  # what does not fit is refused here
     dataset = None
     if args.epochs is not None:
         from golden.data import load_dataset
@@ -102,7 +105,7 @@ def run(args: argparse.Namespace, argv: list[str]) -> int:
         except KeyboardInterrupt as stop:
             said = str(stop) or "interrupted"
             raise Interrupted(f"{said}; go on with: {invoked()} {shlex.join(argv)}") from None
-    comparison = compare(machine, network, technology, known_technologies(args.technology), accuracy)
+    comparison = compare(machine, network, technology, known_technologies(args.technology), accuracy, args.batch)
 
     from sim.cycle.plots import draw
 
@@ -127,7 +130,8 @@ def run(args: argparse.Namespace, argv: list[str]) -> int:
     path = write_metrics(folder, args, machine, network, values, UNITS)
     for checkpoint in checkpoints.values():
         checkpoint.unlink(missing_ok=True)
-    print(f"One training step of {network.name} on {machine.name} ({machine.rows}x{machine.cols}), batch 1")
+    array = f"{machine.name} ({machine.rows}x{machine.cols})"
+    print(f"One training step of {network.name} on {array}, batch {comparison.batch}")
     print(f"LLS: {LABELS['lls']}; BP and DFA: {LABELS['bp']}.\n")
     print(comparison.to_text())
     for rule, better in (("BP", values["bp_better"]), ("DFA", values["dfa_better"])):

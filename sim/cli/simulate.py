@@ -2,24 +2,26 @@
 
 import argparse
 
-from sim.cli.common import add_common, load_specs, option, prepare_out, write_metrics
+from sim.cli.common import add_common, load_specs, option, positive, prepare_out, write_metrics
 
-__all__ = ["add_arguments", "run"]
+__all__ = ["add_arguments", "add_batch", "run"]
 
 SUMMARY = "cycles, utilization, energy and memory of a training step"
 DESCRIPTION = """\
-Counts what one training step of batch 1 costs on a machine, by closed forms: networks of any size take no time. The
-cycles of rule lls are those of the RTL, phase by phase. bp and dfa are models of what these rules would need on
+Counts what one training step, of one batch, costs on a machine, by closed forms: networks of any size take no time.
+The cycles of rule lls are those of the RTL, phase by phase. bp and dfa are models of what these rules would need on
 the same array: no hardware of theirs exists yet, and the figures say so.
 """
 EPILOG = """\
 Leaves in DIR
   metrics.json   cycles, cycles_by_phase, macs_by_phase, utilization (0 to 1), energy_pj, peak_bytes, and more: by
-                 layer, by component, by memory. Its key "units" says what each figure is and in what unit.
+                 layer, by component, by memory, memory by batch. Its key "units" says what each figure is and in what
+                 unit.
 
 Examples
   entrain simulate --machine mnist --network mnist --out runs/mnist
   entrain simulate --machine mnist --network mnist --rule bp --technology jouppi-7nm --out runs/mnist-bp
+  entrain simulate --machine smallconv --network smallconv-cifar10 --batch 1 --out runs/smallconv
 """
 
 
@@ -33,6 +35,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="NAME|FILE",
         help="energy table: preset or YAML file (default: horowitz-45nm)",
     )
+    add_batch(parser)
+
+
+def add_batch(parser: argparse.ArgumentParser) -> None:
+    """`--batch`, the samples of a step."""
+    parser.add_argument(
+        "--batch", type=positive, metavar="N", help="samples of the step (default: those of the network's recipe)"
+    )
 
 
 def run(args: argparse.Namespace, argv: list[str]) -> int:
@@ -44,7 +54,7 @@ def run(args: argparse.Namespace, argv: list[str]) -> int:
     machine, network = load_specs(args)
     with option("--technology", "technologies"):
         technology = load_technology(args.technology)
-    step = training_step(machine, network, args.rule)
+    step = training_step(machine, network, args.rule, batch=args.batch)
     folder = prepare_out(args.out)
     metrics = step_metrics(step, technology)
     path = write_metrics(folder, args, machine, network, metrics, UNITS)
@@ -55,10 +65,17 @@ def run(args: argparse.Namespace, argv: list[str]) -> int:
     memory = ", ".join(f"{p} {n:,}" for p, n in metrics["memory_bytes"].items() if n)
     latency = metrics["latency_us"]
     at = f" = {latency:,.4g} us at {machine.device.clock_mhz:g} MHz" if machine.device else ""
-    print(f"One training step of {network.name} on {machine.name} ({machine.rows}x{machine.cols}), rule {args.rule}")
+    array = f"{machine.name} ({machine.rows}x{machine.cols})"
+    print(f"One training step of {network.name} on {array}, rule {args.rule}, batch {step.batch}")
     print(f"  {metrics['label']}")
     print(f"cycles       {metrics['cycles']:,}{at}  ({phases})")
+    if step.batch > 1:
+        print(f"             {metrics['cycles'] / step.batch:,.0f} a sample")
     print(f"MACs         {metrics['macs']:,}  ({macs})")
+    if step.network.windowed:
+        products = metrics["multiplications_by_phase"]
+        made = ", ".join(f"{p.replace('_', ' ')} {n:,}" for p, n in products.items())
+        print(f"  multiplied {sum(products.values()):,}  ({made}; {step.window_additions:,} additions in windows)")
     print(f"utilization  {metrics['utilization']:.4f} of the multipliers' cycles")
     print(f"energy       {metrics['energy_pj'] / 1e3:,.1f} nJ by {technology.name}  ({energy})")
     print(f"memory       {metrics['peak_bytes']:,} bytes  ({memory})")

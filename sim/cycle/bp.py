@@ -14,17 +14,13 @@ the learning-signal unit while the array updates, at no cycles of its own, and i
 kind as the network's basis, so that a table's bits favour neither rule. It too keeps all activations.
 """
 
-from typing import TYPE_CHECKING
-
 from sim.cycle.counts import Counts, array_registers, entry_read, entry_sum, softmax
+from sim.cycle.step import LayerStep
 from spec.basis import Basis
 from spec.machine import Machine
 from spec.program import LayerDescriptor, Program
 from spec.technology import weight_action
 from spec.timing import DELTA_LATENCY, SETUP_CYCLES, SIGNAL_TAIL
-
-if TYPE_CHECKING:
-    from sim.cycle.model import LayerStep
 
 __all__ = ["add_feedback", "add_transposed", "transposed_cycles"]
 
@@ -35,7 +31,7 @@ def transposed_cycles(layer: LayerDescriptor, machine: Machine) -> int:
     return (layer.row_tiles - 1) * interval + layer.col_tiles
 
 
-def add_transposed(machine: Machine, basis: Basis, program: Program, layers: "list[LayerStep]") -> None:
+def add_transposed(machine: Machine, basis: Basis, program: Program, layers: list[LayerStep]) -> None:
     """Adds BP's learning signal to layers that have forward and update."""
     last = len(layers) - 1
     for step, layer in zip(layers, program.layers, strict=True):
@@ -56,7 +52,7 @@ def add_transposed(machine: Machine, basis: Basis, program: Program, layers: "li
             counts.add("signal", "delta memory", "activation_read", layer.n_in)
 
 
-def add_feedback(machine: Machine, basis: Basis, program: Program, layers: "list[LayerStep]") -> None:
+def add_feedback(machine: Machine, basis: Basis, program: Program, layers: list[LayerStep]) -> None:
     """Adds DFA's learning signal to layers that have forward and update."""
     last = len(layers) - 1
     for step, layer in zip(layers, program.layers, strict=True):

@@ -10,8 +10,10 @@ import io
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from sim.cycle.model import LABELS, RULES, training_step
+from sim.cycle.model import LABELS, RULES, of_batch, training_step
 from sim.cycle.report import step_metrics
+from sim.cycle.text import number, sizes, times
+from sim.cycle.windowed_report import NOTES, claims, layer_table
 from spec.machine import Machine
 from spec.network import Network
 from spec.technology import ACTIONS, Technology, load_technology
@@ -25,6 +27,13 @@ PHASE_TITLES = {
     "learning_signal": "learning signal",
     "weight_gradient": "weight gradient",
 }
+DENSE_NOTES = (
+    "- Multiplications are those that the arithmetic needs; cycles and energy include padding.",
+    "- BP is taken at its best: no `Wᵀδ` for the first layer, its drain hidden behind the update, deltas "
+    "made beforehand, sign bits for nothing. Its extra lanes and accumulators are not priced in area.",
+    "- DFA's feedback matrix is taken to be of the same kind as the network's basis.",
+    "- Memory is what a step keeps, with the padding of its placement.",
+)
 
 
 @dataclass(frozen=True)
@@ -62,7 +71,7 @@ class Row:
 class Comparison:
     """``metrics`` by rule (see ``sim.cycle.report``); ``rows``: the table; ``energies``: by technology, then rule, the
     whole step's and the learning signal's picojoule; ``same_memories``: groups of technologies that price memory
-    accesses alike; ``accuracy``: percent by rule where it was measured."""
+    accesses alike; ``accuracy``: percent by rule where it was measured. A step has ``batch`` samples."""
 
     machine: Machine
     network: Network
@@ -71,6 +80,11 @@ class Comparison:
     energies: dict[str, dict[str, tuple[float, float]]]
     same_memories: tuple[tuple[str, ...], ...]
     accuracy: dict[str, float]
+
+    @property
+    def batch(self) -> int:
+        """Samples of the step."""
+        return self.metrics["lls"]["batch"]
 
     @property
     def verdict_survives(self) -> dict[str, bool]:
@@ -112,17 +126,21 @@ class Comparison:
     def to_markdown(self) -> str:
         """The report: table, who wins where, the technologies, what the figures are."""
         machine, network = self.machine, self.network
-        sizes = "-".join(str(n) for n in (network.features, *(n for _, n in network.shapes)))
+        array = f"{machine.name} ({machine.rows}x{machine.cols})"
+        labels = "; ".join(f"{NAMES[rule]}: {LABELS[rule]}" for rule in RULES)
         text = [
-            f"# LLS, BP and DFA: {network.name} ({sizes}) on {machine.name} ({machine.rows}x{machine.cols})",
+            f"# LLS, BP and DFA: {network.name} ({sizes(network)}) on {array}",
             "",
-            "One training step, batch 1. " + "; ".join(f"{NAMES[rule]}: {LABELS[rule]}" for rule in RULES) + ".",
+            f"One training step, batch {self.batch}. {labels}.",
             "",
             "| quantity | LLS | BP | DFA | BP/LLS | DFA/LLS |",
             "|---|---:|---:|---:|---:|---:|",
         ]
         text += ["| " + " | ".join(_cells(row)) + " |" for row in self.rows]
-        text += ["", *self._verdict(), "", "## Other technologies", ""]
+        text += ["", *self._verdict(), ""]
+        if network.windowed:
+            text += [*claims(self.metrics), "", *layer_table(self.metrics), ""]
+        text += ["## Other technologies", ""]
         text += [
             "Energy of BP over LLS. "
             + "The verdict "
@@ -137,7 +155,7 @@ class Comparison:
             "|---|---:|---:|",
         ]
         for name, rules in self.energies.items():
-            whole, signal = (_times(rules["bp"][i], rules["lls"][i]) for i in (0, 1))
+            whole, signal = (times(rules["bp"][i], rules["lls"][i]) for i in (0, 1))
             text.append(f"| {name} | {whole} | {signal} |")
         technology = self.metrics["lls"]["technology"]
         text += [
@@ -145,11 +163,7 @@ class Comparison:
             "## What the figures are",
             "",
             f"- Energy: table `{technology['name']}` ({technology['node']}); leakage: {technology['leakage']}.",
-            "- Multiplications are those that the arithmetic needs; cycles and energy include padding.",
-            "- BP is taken at its best: no `Wᵀδ` for the first layer, its drain hidden behind the update, deltas "
-            "made beforehand, sign bits for nothing. Its extra lanes and accumulators are not priced in area.",
-            "- DFA's feedback matrix is taken to be of the same kind as the network's basis.",
-            "- Memory is what a step keeps, with the padding of its placement.",
+            *(NOTES if network.windowed else DENSE_NOTES),
         ]
         return "\n".join(text) + "\n"
 
@@ -158,7 +172,7 @@ class Comparison:
         for rule in ("bp", "dfa"):
             won = self.where_better(rule)
             listed = "; ".join(
-                f"{row.quantity} ({_number(row.values[rule])} against {_number(row.values['lls'])} {row.unit})"
+                f"{row.quantity} ({number(row.values[rule])} against {number(row.values['lls'])} {row.unit})"
                 for row in won
             )
             lines.append(f"- To {NAMES[rule]}: {listed or 'nowhere in this table'}.")
@@ -182,13 +196,14 @@ def compare(
     technology: Technology,
     others: Sequence[Technology] = (),
     accuracy: Mapping[str, float] | None = None,
+    batch: int | None = None,
 ) -> Comparison:
     """Compares the rules; ``others`` are the technologies against which the verdict is held.
 
-    ``accuracy``: test accuracy in percent for every rule, when it was measured. Raises SpecError for a network that
-    does not fit.
+    ``batch``: samples of a step, those of the network's recipe if not said otherwise. ``accuracy``: test accuracy in
+    percent for every rule, when it was measured. Raises SpecError for a network that does not fit.
     """
-    steps = {rule: training_step(machine, network, rule) for rule in RULES}
+    steps = {rule: training_step(machine, network, rule, batch=batch) for rule in RULES}
     metrics = {rule: step_metrics(step, technology) for rule, step in steps.items()}
     tables = {t.name: t for t in (technology, *others)}
     energies = {
@@ -196,7 +211,9 @@ def compare(
         for name, table in tables.items()
     }
     accuracy = dict(accuracy or {})
-    return Comparison(machine, network, metrics, _rows(metrics, accuracy), energies, _same_memories(tables), accuracy)
+    network, _ = of_batch(network, batch)
+    rows = _rows(metrics, accuracy, network.windowed)
+    return Comparison(machine, network, metrics, rows, energies, _same_memories(tables), accuracy)
 
 
 def _same_memories(tables: Mapping[str, Technology]) -> tuple[tuple[str, ...], ...]:
@@ -213,8 +230,8 @@ def _energy(metrics: dict) -> tuple[float, float]:
     return metrics["energy_pj"], metrics["energy_by_phase_pj"]["learning_signal"]
 
 
-def _rows(metrics: dict[str, dict], accuracy: dict[str, float]) -> tuple[Row, ...]:
-    """The table."""
+def _rows(metrics: dict[str, dict], accuracy: dict[str, float], windowed: bool) -> tuple[Row, ...]:
+    """The table; a windowed network's has rows of its own."""
 
     def row(quantity: str, unit: str, *path: str, ranked: bool = True) -> Row:
         values = {}
@@ -238,8 +255,21 @@ def _rows(metrics: dict[str, dict], accuracy: dict[str, float]) -> tuple[Row, ..
         row("memory, deltas", "bytes", "memory_bytes", "deltas"),
         row("memory, whole", "bytes", "peak_bytes"),
     ]
+    if windowed:
+        multiplied = {rule: sum(metric["multiplications_by_phase"].values()) for rule, metric in metrics.items()}
+        rows[2:2] = [
+            Row("multiplications, whole step", "products", multiplied),
+            row("additions within windows", "additions", "window_additions"),
+        ]
+        kept = next(index for index, found in enumerate(rows) if found.quantity == "memory, latents")
+        rows.insert(kept, row("memory, slopes and indices", "bytes", "memory_bytes", "slopes"))
+        for batch in metrics["lls"]["memory_by_batch"]:
+            whole = {rule: sum(metric["memory_by_batch"][batch].values()) for rule, metric in metrics.items()}
+            if batch != str(metrics["lls"]["batch"]):
+                rows.append(Row(f"memory, whole, batch {batch}", "bytes", whole))
     if all(metric["latency_us"] is not None for metric in metrics.values()):
-        rows.insert(4, row("latency", "us", "latency_us"))
+        after = next(index for index, found in enumerate(rows) if found.quantity == "utilization")
+        rows.insert(after, row("latency", "us", "latency_us"))
     if accuracy:
         rows.append(Row("test accuracy", "%", accuracy, more_is_better=True))
     return tuple(rows)
@@ -248,17 +278,6 @@ def _rows(metrics: dict[str, dict], accuracy: dict[str, float]) -> tuple[Row, ..
 def _cells(row: Row) -> list[str]:
     return [
         f"{row.quantity} ({row.unit})",
-        *(_number(row.values[rule]) for rule in RULES),
-        *(_times(row.values[rule], row.values["lls"]) for rule in ("bp", "dfa")),
+        *(number(row.values[rule]) for rule in RULES),
+        *(times(row.values[rule], row.values["lls"]) for rule in ("bp", "dfa")),
     ]
-
-
-def _number(value: float) -> str:
-    if isinstance(value, int) or abs(value) >= 1000:
-        return f"{value:,.0f}"
-    return f"{value:.4g}"
-
-
-def _times(value: float, base: float) -> str:
-    """A multiple of LLS's; a dash where LLS has nothing."""
-    return f"{value / base:.2f}x" if base else "–"

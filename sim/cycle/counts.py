@@ -19,6 +19,8 @@ __all__ = [
     "bias_pass",
     "entry_read",
     "entry_sum",
+    "local_counts",
+    "local_macs",
     "softmax",
 ]
 
@@ -30,12 +32,15 @@ COMPONENTS = (
     "registers",
     "weight memory",
     "activation memory",
+    "column memory",
     "bias unit",
     "signal arithmetic",
     "latent memory",
     "basis table",
     "delta memory",
 )
+"""Where. The column memory, of slope bits and shifted signals, is the windowed datapath's, the delta memory BP's and
+DFA's."""
 
 Key = tuple[str, str, str]
 
@@ -61,6 +66,9 @@ class Counts:
         total = Counts(self._numbers)
         total += other
         return total
+
+    def __mul__(self, times: int) -> "Counts":
+        return Counts({key: number * times for key, number in self._numbers.items() if times})
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, Counts) and self._numbers == other._numbers
@@ -129,4 +137,22 @@ def softmax(classes: int) -> Counts:
     counts = Counts()
     counts.add("signal", "signal arithmetic", "add_16", 3 * classes)
     counts.add("signal", "signal arithmetic", "multiply_16x16", classes)
+    return counts
+
+
+def local_macs(n: int, K: int) -> dict[str, int]:
+    """Of a hidden layer's signal: class scores and ``G = Bᵀe``; the norm; the projection ``Σ e·s`` and ``q·a``."""
+    return {"scores": K * n, "gradient": K * n, "norm": n, "projection": K + n}
+
+
+def local_counts(n: int, basis: Basis) -> Counts:
+    """What a hidden layer's signal does: twice the basis, the norm, the projection, the latent memory."""
+    counts = entry_read(2 * n, basis) + entry_sum(2 * n, basis)
+    counts.add("signal", "signal arithmetic", "multiply_8x8", n)
+    counts.add("signal", "signal arithmetic", "add_32", n + basis.classes)
+    counts.add("signal", "signal arithmetic", "multiply_16x16", basis.classes + 1)
+    counts.add("signal", "signal arithmetic", "multiply_8x16", n)
+    counts.add("signal", "signal arithmetic", "add_16", n)
+    counts.add("signal", "latent memory", "activation_write", n)
+    counts.add("signal", "latent memory", "activation_read", n)
     return counts

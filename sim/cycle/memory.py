@@ -1,15 +1,26 @@
 """Bytes that a training step keeps, by purpose.
 
-What a rule needs on this machine, batch 1, with the padding that its placement brings; not what the machine has: that
+What a rule needs on this machine with the padding that its placement brings; not what the machine has: that
 is fixed when it is built (``allocated_bytes``). All of it is alive at once, so the peak is the sum. A few
-registers a class (scores, errors) are left out, alike for every rule.
+registers a class (scores, errors) are left out, alike for every rule. ``sim.cycle.windowed_memory`` has the bytes of
+convolutions and batches.
 """
 
-from sim.cycle.model import Step
+from sim.cycle.step import Step
+from sim.cycle.windowed_memory import windowed_memory_bytes
 from spec.basis import Basis
 from spec.machine import ACT_BITS, WEIGHT_BITS, Machine
+from spec.program import Program
 
-__all__ = ["MEMORIES", "allocated_bytes", "delta_queue_depth", "memory_bytes", "peak_bytes"]
+__all__ = [
+    "LARGE_BATCH",
+    "MEMORIES",
+    "allocated_bytes",
+    "delta_queue_depth",
+    "memory_by_batch",
+    "memory_bytes",
+    "peak_bytes",
+]
 
 MEMORIES = (
     "weights",
@@ -20,16 +31,58 @@ MEMORIES = (
     "basis table",
     "deltas",
 )
+"""Purposes; those of convolutions and batches have ``slopes`` besides."""
+LARGE_BATCH = 128
+"""The batch at which the paper's claim about memory was measured."""
 
 
 def memory_bytes(step: Step) -> dict[str, int]:
-    """Bytes by purpose.
+    """Bytes by purpose, for the batch of the step."""
+    if isinstance(step.program, Program):
+        return _dense_bytes(step, step.program)
+    return windowed_memory_bytes(step.network, step.machine, step.rule, step.batch)
+
+
+def memory_by_batch(step: Step) -> dict[int, dict[str, int]]:
+    """Bytes by purpose at batch 1, at the step's batch and at ``LARGE_BATCH``: what fits on the machine or not."""
+    if isinstance(step.program, Program):
+        return {1: memory_bytes(step)}
+    batches = sorted({1, step.batch, LARGE_BATCH})
+    return {batch: windowed_memory_bytes(step.network, step.machine, step.rule, batch) for batch in batches}
+
+
+def peak_bytes(step: Step) -> int:
+    """Bytes in all."""
+    return sum(memory_bytes(step).values())
+
+
+def allocated_bytes(machine: Machine) -> dict[str, int]:
+    """Bytes that the machine has, whatever it runs: PE memories, biases, activation banks; slope bits and signals."""
+    biases = machine.bias_bank_depth * machine.cols if machine.windowed else machine.bias_depth
+    found = {
+        "weights": machine.pes * machine.weight_depth * WEIGHT_BITS // 8,
+        "biases": biases * WEIGHT_BITS // 8,
+        "activation banks": machine.rows * machine.activation_depth * ACT_BITS // 8,
+    }
+    if machine.windowed:
+        found["slopes"] = _bytes(machine.slope_depth * machine.cols)
+        found["signals"] = _bytes(machine.signal_depth * machine.cols * machine.delta_bits)
+    return found
+
+
+def delta_queue_depth(machine: Machine) -> int:
+    """Shifted signals that the learning-signal unit's queue holds: two a column and what is on its way, rounded up."""
+    return 1 << (max(2 * machine.cols + 8, 16) - 1).bit_length()
+
+
+def _dense_bytes(step: Step, program: Program) -> dict[str, int]:
+    """Bytes by purpose of fully connected layers at batch 1.
 
     ``activations``: LLS keeps two layers' (the one being read, the one being written), BP and DFA every hidden layer's
     and a sign bit a neuron. ``latents``: the learning-signal unit's copy of the layer being trained, 9 bits each.
     ``deltas``: the FIFO of shifted signals; for BP also 8-bit signals of the two layers between which they are passed.
     """
-    machine, network, layers = step.machine, step.network, step.program.layers
+    machine, network, layers = step.machine, step.network, program.layers
     basis = Basis(network.basis, network.classes)
     hidden = [layer.n_out for layer in layers if not layer.is_output]
     banks = [_padded(n, machine.rows) for n in hidden]
@@ -37,7 +90,7 @@ def memory_bytes(step: Step) -> dict[str, int]:
     found = {
         "weights": sum(layer.steps for layer in layers) * machine.pes * WEIGHT_BITS // 8,
         "biases": sum(layer.n_out for layer in layers) * WEIGHT_BITS // 8,
-        "input buffers": 2 * step.program.input_words * machine.rows,
+        "input buffers": 2 * program.input_words * machine.rows,
         "basis table": 0,
         "latents": 0,
         "deltas": fifo,
@@ -55,25 +108,6 @@ def memory_bytes(step: Step) -> dict[str, int]:
         passed = [layer.n_in + layer.n_out for layer in layers[1:]]
         found["deltas"] += max(passed, default=0)
     return {name: found[name] for name in MEMORIES}
-
-
-def peak_bytes(step: Step) -> int:
-    """Bytes in all."""
-    return sum(memory_bytes(step).values())
-
-
-def allocated_bytes(machine: Machine) -> dict[str, int]:
-    """Bytes that the machine has, whatever it runs: PE memories, biases, activation banks."""
-    return {
-        "weights": machine.pes * machine.weight_depth * WEIGHT_BITS // 8,
-        "biases": machine.bias_depth * WEIGHT_BITS // 8,
-        "activation banks": machine.rows * machine.activation_depth * ACT_BITS // 8,
-    }
-
-
-def delta_queue_depth(machine: Machine) -> int:
-    """Shifted signals that the learning-signal unit's queue holds: two a column and what is on its way, rounded up."""
-    return 1 << (max(2 * machine.cols + 8, 16) - 1).bit_length()
 
 
 def _padded(n: int, rows: int) -> int:

@@ -11,10 +11,13 @@ from pathlib import Path
 import matplotlib
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.patches import Patch
 from matplotlib.ticker import MaxNLocator
 
 from sim.cycle.compare import NAMES, PHASE_TITLES, Comparison
 from sim.cycle.model import CYCLE_PHASES, RULES
+from sim.cycle.text import sizes
+from sim.cycle.windowed_report import PARAMETERS
 
 __all__ = ["FIGURES", "draw", "draw_learning"]
 
@@ -74,7 +77,10 @@ def _cycles(comparison: Comparison) -> Figure:
 
 
 def _macs(comparison: Comparison) -> Figure:
-    figure, (left, right) = _figure(comparison, "Multiplications (MACs) of a training step", 2)
+    windowed = comparison.network.windowed
+    what = "MACs" if windowed else "Multiplications (MACs)"
+    title = f"{what} of a training step" + (", and what is multiplied" if windowed else "")
+    figure, (left, right, *more) = _figure(comparison, title, 3 if windowed else 2)
     macs = {rule: comparison.metrics[rule]["macs_by_phase"] for rule in RULES}
     signal = {"learning_signal": [macs[rule]["learning_signal"] for rule in RULES]}
     _stack(left, signal, PURPOSE_COLOURS, "MACs", {}, legend=False)
@@ -82,6 +88,13 @@ def _macs(comparison: Comparison) -> Figure:
     whole = {part: [macs[rule][part] for rule in RULES] for part in PURPOSE_COLOURS}
     _stack(right, whole, PURPOSE_COLOURS, "MACs", PHASE_TITLES, callout="learning_signal")
     right.set_title("whole step", fontsize=11)
+    for axes in more:
+        made = {rule: comparison.metrics[rule]["multiplications_by_phase"] for rule in RULES}
+        parts = {part: [made[rule][part] for rule in RULES] for part in PURPOSE_COLOURS}
+        _stack(axes, parts, PURPOSE_COLOURS, "products", PHASE_TITLES, legend=False)
+        axes.set_title("whole step, multiplied: a window's sum once", fontsize=11)
+        axes.set_xlim(right.get_xlim())
+        axes.set_yticklabels([])
     return figure
 
 
@@ -89,25 +102,29 @@ def _energy(comparison: Comparison) -> Figure:
     technology = comparison.metrics["lls"]["technology"]
     title = f"Energy of a training step ({technology['name']})"
     figure, (left, right) = _figure(comparison, title, 2)
+    most = max(metrics["energy_pj"] for metrics in comparison.metrics.values())
+    unit, scale = ("nJ", 1e3) if most < 1e9 else ("µJ", 1e6)
     phases = {rule: comparison.metrics[rule]["energy_by_phase_pj"] for rule in RULES}
-    parts = {part: [phases[rule][part] / 1e3 for rule in RULES] for part in PURPOSE_COLOURS}
-    _stack(left, parts, PURPOSE_COLOURS, "nJ", PHASE_TITLES, callout="learning_signal")
+    parts = {part: [phases[rule][part] / scale for rule in RULES] for part in PURPOSE_COLOURS}
+    _stack(left, parts, PURPOSE_COLOURS, unit, PHASE_TITLES, callout="learning_signal")
     left.set_title("by what it is for", fontsize=11)
     components = {rule: comparison.metrics[rule]["energy_by_component_pj"] for rule in RULES}
     parts = {}
     for name, group in COMPONENT_GROUPS.items():
-        parts[name] = [sum(components[rule][c] for c in group) / 1e3 for rule in RULES]
-    _stack(right, parts, COMPONENT_COLOURS, "nJ", {})
+        parts[name] = [sum(components[rule][c] for c in group) / scale for rule in RULES]
+    titles = {OTHER_DATA: "maps, slopes, signals"} if comparison.network.windowed else {}
+    _stack(right, parts, COMPONENT_COLOURS, unit, titles)
     right.set_title("by component", fontsize=11)
     return figure
 
 
+OTHER_DATA = "activations, biases, deltas"
 COMPONENT_GROUPS = {
     "weight memory": ("weight memory",),
     "multipliers": ("multipliers",),
     "adders": ("adders",),
     "registers": ("registers",),
-    "activations, biases, deltas": ("activation memory", "bias unit", "delta memory"),
+    OTHER_DATA: ("activation memory", "column memory", "bias unit", "delta memory"),
     "signal unit and basis": ("signal arithmetic", "latent memory", "basis table"),
 }
 COMPONENT_COLOURS = dict(zip(COMPONENT_GROUPS, (BLUE, ORANGE, YELLOW, GREY, GREEN, RED), strict=True))
@@ -116,6 +133,7 @@ MEMORY_COLOURS = {
     "biases": SKY,
     "input buffers": GREY,
     "activations": GREEN,
+    "slopes": YELLOW,
     "latents": ORANGE,
     "basis table": RED,
     "deltas": PINK,
@@ -123,9 +141,11 @@ MEMORY_COLOURS = {
 
 
 def _memory(comparison: Comparison) -> Figure:
+    if comparison.network.windowed:
+        return _memory_by_batch(comparison)
     figure, (left, right) = _figure(comparison, "Memory that a training step keeps", 2)
     memory = {rule: comparison.metrics[rule]["memory_bytes"] for rule in RULES}
-    parts = {part: [memory[rule][part] for rule in RULES] for part in MEMORY_COLOURS}
+    parts = {part: [memory[rule].get(part, 0) for rule in RULES] for part in MEMORY_COLOURS}
     weights = {
         "weights": [a + b for a, b in zip(parts["weights"], parts["biases"], strict=True)],
         "all else": [sum(parts[p][i] for p in parts if p not in ("weights", "biases")) for i in range(3)],
@@ -136,6 +156,27 @@ def _memory(comparison: Comparison) -> Figure:
     titles = {"basis table": "basis / feedback table"}
     _stack(right, rest, MEMORY_COLOURS, "bytes", titles)
     right.set_title("without weights and biases", fontsize=11)
+    return figure
+
+
+def _memory_by_batch(comparison: Comparison) -> Figure:
+    """A panel a batch: a rule's memory grows with it, the weights do not."""
+    by_batch = {rule: comparison.metrics[rule]["memory_by_batch"] for rule in RULES}
+    batches = list(by_batch["lls"])
+    figure, panels = _figure(comparison, "Memory that a training step keeps", len(batches), batch=False)
+    titles = {"slopes": "slopes, indices", "basis table": "basis / feedback table", "deltas": "signals (deltas)"}
+    colours = {"weights, biases": BLUE}
+    colours |= {part: colour for part, colour in MEMORY_COLOURS.items() if part not in PARAMETERS}
+    for axes, batch in zip(panels, batches, strict=True):
+        memory = {rule: by_batch[rule][batch] for rule in RULES}
+        parts = {"weights, biases": [sum(memory[rule][part] for part in PARAMETERS) for rule in RULES]}
+        parts |= {part: [memory[rule][part] for rule in RULES] for part in MEMORY_COLOURS if part not in PARAMETERS}
+        _stack(axes, parts, colours, "bytes", titles, legend=False)
+        axes.set_title(f"batch {batch}", fontsize=11)
+        if axes is not panels[0]:
+            axes.set_yticklabels([])
+    handles = [Patch(color=colour, label=titles.get(part, part)) for part, colour in colours.items()]
+    figure.legend(handles=handles, loc="outside lower center", ncols=len(handles), frameon=False, fontsize=9)
     return figure
 
 
@@ -174,11 +215,11 @@ FIGURES: dict[str, Callable[[Comparison], Figure]] = {
 """What is drawn, by file name."""
 
 
-def _figure(comparison: Comparison, title: str, panels: int) -> tuple[Figure, list[Axes]]:
+def _figure(comparison: Comparison, title: str, panels: int, batch: bool = True) -> tuple[Figure, list[Axes]]:
     machine, network = comparison.machine, comparison.network
-    sizes = "-".join(str(n) for n in (network.features, *(n for _, n in network.shapes)))
     figure = Figure(figsize=(5.4 * panels + 1.4, 3.9), layout="constrained")
-    figure.suptitle(f"{title}\n{sizes} on {machine.rows}x{machine.cols} PEs, batch 1", fontsize=12.5)
+    what = f"{sizes(network)} on {machine.rows}x{machine.cols} PEs" + (f", batch {comparison.batch}" if batch else "")
+    figure.suptitle(f"{title}\n{what}", fontsize=12.5)
     axes = figure.subplots(1, panels, squeeze=False)[0]
     return figure, list(axes)
 
@@ -210,7 +251,8 @@ def _stack(
             linewidth=0.6 if max(values) > 0.05 * limit else 0,
         )  # fmt: skip
         for y, value in enumerate(values):
-            if len(parts) > 1 and value > 0.1 * limit:
+            # A tenth of the axis holds eight characters.
+            if len(parts) > 1 and value > max(0.1, 0.0125 * len(_short(value))) * limit:
                 dark = colours[part] in (YELLOW, SKY, GREY, ORANGE, PINK)
                 axes.annotate(
                     _short(value), (left[y] + value / 2, y), ha="center", va="center", fontsize=9,

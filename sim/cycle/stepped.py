@@ -1,4 +1,4 @@
-"""A training step walked cycle by cycle: the witness of the closed forms in ``model`` and ``bp``.
+"""A training step walked cycle by cycle: the witness of the closed forms in ``dense`` and ``bp``.
 
 Each step is issued, goes down the diagonal control line, reaches its PEs, and its column sums come out at the
 bottom, with the latencies of ``docs/architecture.md``, section 2. Events are counted where they happen, padding
@@ -10,7 +10,7 @@ It is meant for tests: time grows with PEs times steps.
 
 from collections import Counter, deque
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from spec.machine import Machine
 from spec.network import Network
@@ -31,11 +31,15 @@ QUEUE_DEPTH = 32
 
 @dataclass(frozen=True)
 class WalkedLayer:
-    """What was seen of a layer: cycles by phase; events by purpose and name; multiplications of real weights."""
+    """What was seen of a layer: cycles by phase; events by purpose and name; MACs of real weights.
+
+    ``multiplied``: how many of those are products, where the walk tells them apart.
+    """
 
     cycles: dict[str, int]
     events: dict[tuple[str, str], int]
     macs: dict[str, int]
+    multiplied: dict[str, int] = field(default_factory=dict)
 
 
 @dataclass

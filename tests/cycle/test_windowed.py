@@ -1,0 +1,388 @@
+"""Convolutions and batches: the closed forms against the stepped walk, and what they must say of the presets."""
+
+import random
+from dataclasses import replace
+
+import pytest
+
+from sim.cycle.counts import COMPONENTS, PURPOSES
+from sim.cycle.model import CYCLE_PHASES, RULES, inference_step, training_step
+from sim.cycle.windowed_stepped import walk_windowed_step
+from spec.errors import SpecError
+from spec.machine import Machine, load_machine
+from spec.network import Convolution, FullyConnected, Network, Recipe, load_network
+from spec.timing import ARGMAX_TAIL
+from spec.windowed_timing import (
+    FINISH_CYCLES,
+    FORWARD_TAIL,
+    SETUP_TAIL,
+    SIGNAL_TAIL,
+    UPDATE_TAIL,
+    WINDOWED_WORDS,
+)
+
+ARRAYS = [(1, 1), (2, 1), (2, 2), (4, 1), (4, 2), (4, 3), (4, 4), (8, 3), (8, 8)]
+
+
+def machine_of(rows: int, cols: int) -> Machine:
+    """A machine that every network here fits; sums of 32 bits, so that each is one addition of a technology."""
+    return Machine(
+        name="m", rows=rows, cols=cols, weight_depth=65536, activation_depth=65536, max_neurons=65535, max_fan_in=255,
+        bias_depth=65536, max_layers=64, delta_bits=18, fraction_bits=12, result_fifo_depth=65536, gradient_bits=32,
+        max_batch=128, max_side=255, slope_depth=1 << 20, signal_depth=65536,
+    )  # fmt: skip
+
+
+def network_of(shape, layers, classes=3, batch=1, basis="square") -> Network:
+    """``layers`` and the output layer."""
+    recipe = Recipe(6, 7, batch=batch)
+    return Network("n", shape, classes, basis, (*layers, FullyConnected(classes)), recipe)
+
+
+def conv(channels, kernel, latent, **options) -> Convolution:
+    """A convolution of pairs, or of numbers that stand for squares."""
+    kernel, latent = ((size, size) if isinstance(size, int) else size for size in (kernel, latent))
+    return Convolution(channels, kernel, latent, **options)
+
+
+CORNERS = [
+    # One of everything: pixel, kernel, window, channel.
+    (1, 1, network_of((1, 1, 1), [conv(1, 1, 1)], 2)),
+    (2, 2, network_of((3, 3, 2), [conv(2, 3, 1, padding=1)])),
+    # A window a position; one window for the map, more than 128 positions of it, and exactly 128.
+    (2, 2, network_of((4, 4, 1), [conv(3, 1, 4)])),
+    (2, 1, network_of((13, 12, 1), [conv(1, 1, 1, pool="latent")])),
+    (2, 1, network_of((16, 8, 1), [conv(1, 1, 1, pool="latent")])),
+    (2, 2, network_of((16, 17, 1), [conv(1, 1, (1, 1), pool="latent")])),
+    # Columns that wait for latents: windows of one position, cut to one.
+    (8, 8, network_of((3, 3, 1), [conv(9, 1, 3)])),
+    (8, 8, network_of((5, 5, 1), [conv(9, 1, 3)], batch=2)),
+    (8, 8, network_of((5, 5, 1), [conv(9, 1, 2, pool="max")], batch=2)),
+    # Odd maps with max-pooling; windows that do not divide.
+    (4, 4, network_of((7, 5, 2), [conv(5, 3, (2, 3), padding=1, pool="max")], batch=3)),
+    (4, 2, network_of((2, 2, 3), [conv(3, 1, 1, pool="max")])),
+    # Stride 2; depthwise.
+    (4, 4, network_of((6, 7, 3), [conv(6, (3, 2), 2, stride=2, padding=1)])),
+    (4, 4, network_of((5, 5, 6), [conv(6, 3, 2, padding=1, depthwise=True)], batch=2)),
+    (4, 3, network_of((5, 4, 3), [conv(3, 3, 2, stride=2, padding=1, depthwise=True), conv(5, 1, 2, pool="latent")])),
+    # Fully connected layers of a batch.
+    (4, 4, network_of((9,), [FullyConnected(5)], batch=4)),
+    (8, 8, network_of((20,), [FullyConnected(17), FullyConnected(3)], 10, batch=2)),
+]
+
+
+def some_networks(number: int, seed: int = 1):
+    """Random arrays and networks of one to three layers."""
+    draw = random.Random(seed)
+    found = 0
+    while found < number:
+        rows, cols = draw.choice(ARRAYS)
+        layers, channels = [], draw.randint(1, 4)
+        shape = (draw.randint(2, 7), draw.randint(2, 7), channels)
+        for _ in range(draw.randint(1, 2)):
+            kernel = (draw.randint(1, 3), draw.randint(1, 3))
+            options = {
+                "stride": draw.randint(1, 2), "padding": draw.randrange(min(kernel)),
+                "pool": draw.choice(("none", "max", "latent")), "depthwise": draw.random() < 0.25,
+            }  # fmt: skip
+            channels = channels if options["depthwise"] else draw.randint(1, 9)
+            layers.append(conv(channels, kernel, (draw.randint(1, 4), draw.randint(1, 4)), **options))
+        layers += [FullyConnected(draw.randint(1, 9)) for _ in range(draw.randrange(2))]
+        classes, batch = draw.randint(2, 5), draw.randint(1, 3)
+        try:
+            network = network_of(shape, layers, classes, batch)
+            training_step(machine_of(rows, cols), network)
+        except SpecError:
+            continue  # a map that becomes empty, or too wide a fully connected layer
+        found += 1
+        yield rows, cols, network
+
+
+@pytest.mark.parametrize("rule", RULES)
+@pytest.mark.parametrize("rows, cols, network", [*CORNERS, *some_networks(60)])
+def test_closed_forms_equal_the_stepped_walk(rule, rows, cols, network):
+    machine = machine_of(rows, cols)
+    step = training_step(machine, network, rule)
+    walked = walk_windowed_step(machine, network, rule)
+    for closed, seen in zip(step.layers, walked, strict=True):
+        assert closed.cycles == seen.cycles
+        check_macs(closed, seen, rule)
+        check_forward(machine, closed, seen, network, step.batch)
+        check_update(machine, closed, seen, rule)
+        check_signal(machine, closed, seen, rule)
+    assert step.cycles == sum(sum(seen.cycles.values()) for seen in walked) + FINISH_CYCLES * step.batch
+
+
+def check_macs(closed, seen, rule):
+    """MACs and products of real weights."""
+    for purpose, part in (("forward", "matrix"), ("signal", "transposed weights"), ("update", "matrix")):
+        assert closed.macs[purpose].get(part, 0) == seen.macs.get(purpose, 0)
+    products = closed.multiplications["update"]
+    if rule == "lls" and closed.macs["signal"]:
+        products -= seen.events["signal", "signal_write"]  # the biases'
+    assert products == seen.multiplied["update"]
+    if rule == "bp":
+        assert closed.multiplications["signal"] == seen.multiplied.get("signal", 0)
+    summed = seen.events.get(("update", "window_add"), 0) > 0
+    assert closed.window_additions == (seen.macs["update"] if summed else 0)
+
+
+def check_forward(machine, closed, seen, network, batch):
+    """Array and columns."""
+    event, count = reader(closed, seen, "forward")
+    assert count("multiply_8x16", "multipliers") == event("multiply")
+    assert count("add_32", "adders") == event("multiply") + event("accumulate")
+    assert count("weight_read_32kb", "weight memory") == event("weight_read")
+    assert count("activation_read_32kb", "activation memory") == event("activation_read")
+    assert count("activation_write_32kb", "activation memory") == event("activation_write")
+    assert count("bias_read", "bias unit") == event("bias_read")
+    assert count("add_32", "bias unit") == event("result")
+    geometry = network.geometry[closed.layer]
+    assert count("add_16", "adders") == event("result") * (2 if geometry.pool == "max" else 1)
+    latents = event("result") + event("latent") if geometry.pool == "latent" else 0
+    assert count("add_16", "signal arithmetic") == latents
+    if closed.macs["signal"].get("scores"):
+        own = closed.counts.total("add_16", "signal arithmetic", "signal")
+        K, n = network.classes, geometry.latents
+        sums = 0 if geometry.pool == "latent" else event("result") + event("latent")
+        assert own == sums + batch * (2 * n * K + n + 3 * K)
+
+
+def check_update(machine, closed, seen, rule):
+    """Array, column memory, bias unit."""
+    event, count = reader(closed, seen, "update")
+    products = count("multiply_8x18", "multipliers") + count("multiply_16x16", "multipliers")
+    assert products == event("multiply")
+    assert count("add_32", "adders") == event("multiply")
+    assert count("add_16", "adders") == event("window_add")
+    assert count("weight_read_32kb", "weight memory") == event("weight_read")
+    assert count("weight_write_32kb", "weight memory") == event("weight_write")
+    assert count("activation_read_32kb", "activation memory") == event("activation_read")
+    if rule == "lls":
+        word = -(-machine.cols // 8)
+        assert count("activation_read_32kb", "column memory") == word * event("slope_read")
+        assert count("activation_read", "column memory") == 3 * event("signal_read")
+        assert count("activation_read", "delta memory") == 0
+    else:
+        assert count("activation_read", "column memory") == count("activation_read_32kb", "column memory") == 0
+        assert count("activation_read", "delta memory") == event("delta_read")
+
+
+def check_signal(machine, closed, seen, rule):
+    """Column memory; BP's pass through the array."""
+    event, count = reader(closed, seen, "signal")
+    assert count("multiply_8x16", "multipliers") == event("multiply")
+    assert count("add_32", "adders") == event("add") + event("accumulate")
+    assert count("weight_read_32kb", "weight memory") == event("weight_read")
+    if rule == "lls":
+        assert count("activation_write", "column memory") == 3 * event("signal_write")
+    if rule == "bp":
+        assert count("activation_read", "delta memory") == event("delta_read")
+        assert count("activation_write", "delta memory") == event("delta_write")
+
+
+def reader(closed, seen, purpose):
+    """An event of the walk; a count of the closed form."""
+    return (
+        lambda name: seen.events.get((purpose, name), 0),
+        lambda action, component: closed.counts.total(action, component, purpose),
+    )
+
+
+@pytest.mark.parametrize("train_hidden", [True, False])
+@pytest.mark.parametrize("batch", [1, 3, 5])
+def test_cycles_are_those_of_the_table(train_hidden, batch):
+    # 9x7 by 3x3 stride 2 with padding: 5x4, windows of 3x2 cut to 2x2; 11 channels, 4 words of 8 taps.
+    network = network_of((9, 7, 3), [conv(11, 3, 2, stride=2, padding=1)], 4, batch=5)
+    machine = machine_of(8, 4)
+    step = training_step(machine, network, train_hidden=train_hidden, batch=batch)
+    P, T, S, n, skew = 5 * 4, 3, 4, 11 * 4, 8 + 4
+    setup = WINDOWED_WORDS + 8 + SETUP_TAIL
+    conv_cycles = {
+        "setup": setup, "finish": 0, "forward": batch * ((T * P - 1) * S + S + skew + FORWARD_TAIL),
+        "signal": batch * (3 * 4 + n + SIGNAL_TAIL), "update": T * S * batch * P + skew + UPDATE_TAIL,
+    }  # fmt: skip
+    if not train_hidden:
+        conv_cycles |= {"signal": 0, "update": 0}
+    # 220 inputs: 28 words.
+    output = {
+        "setup": setup, "finish": 0, "forward": batch * (28 + skew + FORWARD_TAIL),
+        "signal": batch * (3 * 4 + 4 + SIGNAL_TAIL), "update": 28 * batch + skew + UPDATE_TAIL,
+    }  # fmt: skip
+    assert [layer.cycles for layer in step.layers] == [conv_cycles, output]
+    assert step.cycles_by_phase["finish"] == batch * FINISH_CYCLES and tuple(step.cycles_by_phase) == CYCLE_PHASES
+    inference = inference_step(machine, network)
+    assert inference.batch == 1
+    for layer, own in zip(inference.layers, (conv_cycles, output), strict=True):
+        signal = 4 + ARGMAX_TAIL if own is output else 0
+        assert layer.cycles == {
+            "setup": setup, "finish": 0, "forward": own["forward"] // batch, "signal": signal, "update": 0
+        }  # fmt: skip
+
+
+def test_macs_of_smallconv_are_the_reference_s():
+    """``lls.md``'s table: millions of MACs a sample, from the geometry alone."""
+    machine = load_machine("smallconv")
+    for name, forward, bp, dfa, signal, whole in (
+        ("smallconv-cifar10", 10.59, 9.70, 0.579, 271, 1.46),
+        ("smallconv-mnist", 7.72, 7.49, 0.444, 209, 1.48),
+    ):
+        network = load_network(name)
+        K = network.classes
+        steps = {rule: training_step(machine, network, rule, batch=1) for rule in RULES}
+        assert steps["lls"].macs_by_phase["forward"] == steps["lls"].macs_by_phase["update"] == network.macs
+        assert network.macs / 1e6 == pytest.approx(forward, abs=0.005)
+        assert steps["bp"].signal_macs == {"transposed weights": sum(g.macs for g in network.geometry[1:])}
+        assert steps["bp"].signal_macs["transposed weights"] / 1e6 == pytest.approx(bp, abs=0.005)
+        outputs = sum(g.positions * g.channels for g in network.geometry[:-1])
+        assert steps["dfa"].signal_macs == {"feedback": K * outputs}
+        assert K * outputs / 1e6 == pytest.approx(dfa, abs=0.0005)
+        latents = sum(g.latents for g in network.geometry[:-1])
+        assert latents == 32 * 16 + 64 * 4 + 128 * 4 + 512
+        parts = steps["lls"].signal_macs
+        assert parts == {
+            "scores": K * latents, "gradient": K * latents, "norm": latents, "projection": latents + 4 * K
+        }  # fmt: skip
+        paper = parts["scores"] + parts["gradient"]
+        assert paper == 35840
+        assert steps["bp"].signal_macs["transposed weights"] / paper == pytest.approx(signal, abs=0.5)
+        ratio = (2 * network.macs + steps["bp"].signal_macs["transposed weights"]) / (2 * network.macs + paper)
+        assert ratio == pytest.approx(whole, abs=0.005)
+        # The norm and the projection that the paper does not count change nothing in that.
+        assert steps["bp"].macs / steps["lls"].macs == pytest.approx(whole, abs=0.005)
+
+
+def test_products_of_smallconv_by_hand():
+    network, machine = load_network("smallconv-cifar10"), load_machine("smallconv")
+    steps = {rule: training_step(machine, network, rule, batch=1) for rule in RULES}
+    biases = 32 * 16 + 64 * 4 + 128 * 4 + 512
+    windows = 16 * 27 * 32 + 4 * 288 * 64 + 4 * 576 * 128 + 512 * 512 + 5120
+    assert steps["lls"].multiplications_by_phase["update"] == windows + biases
+    assert steps["lls"].window_additions == network.macs
+    # Signs of the square basis are no products: norm and projection are left.
+    assert steps["lls"].multiplications_by_phase["signal"] == 2 * 1792 + 4 * 10
+    # Max-pooling leaves a signal a block; a window's mean goes back to its window.
+    pooled = 256 * 27 * 32 + 64 * 288 * 64 + 4 * 576 * 128 + 512 * 512 + 5120
+    assert steps["bp"].multiplications_by_phase["update"] == pooled
+    assert steps["bp"].window_additions == 64 * 576 * 128
+    assert steps["bp"].multiplications_by_phase["signal"] == 64 * 288 * 64 + 64 * 576 * 128 + 512 * 512 + 5120
+    assert steps["dfa"].multiplications_by_phase == {
+        "forward": network.macs, "signal": 0, "update": network.macs
+    }  # fmt: skip
+
+
+def test_basis_of_products():
+    """A sine's entries have 8 bits: class scores and gradient are products; DFA's feedback too."""
+    layers = [conv(3, 3, 2)]
+    sine, square = (network_of((5, 5, 1), layers, basis=basis) for basis in ("sine", "square"))
+    machine = machine_of(4, 4)
+    more = {
+        rule: training_step(machine, sine, rule).multiplications_by_phase["signal"]
+        - training_step(machine, square, rule).multiplications_by_phase["signal"]
+        for rule in RULES
+    }
+    assert more == {"lls": 2 * 3 * 12, "bp": 0, "dfa": 3 * 27}
+
+
+def test_utilization_of_smallconv_and_of_its_layers():
+    step = training_step(load_machine("smallconv"), load_network("smallconv-cifar10"))
+    assert step.batch == 16 and 0.97 < step.utilization < 1
+    assert step.utilization == pytest.approx(2 * 16 * step.network.macs / 64 / step.cycles, rel=1e-15)
+    # 27 taps take 4 steps of 8.
+    bounds = [27 / 32, 1, 1, 1, 10 / 16]
+    for layer, bound in zip(step.layers, bounds, strict=True):
+        assert layer.utilization(step.machine) < bound
+    assert step.layers[0].utilization(step.machine) > 0.98 * 27 / 32
+    assert all(layer.utilization(step.machine) > 0.99 for layer in step.layers[1:3])
+
+
+def test_a_batch_is_given_or_the_recipe_s():
+    machine, network = load_machine("smallconv"), load_network("smallconv-cifar10")
+    whole = training_step(machine, network)
+    assert whole.batch == network.recipe.batch and training_step(machine, network, batch=16) == whole
+    one = training_step(machine, network, batch=1)
+    assert one.cycles_by_phase["forward"] * 16 == whole.cycles_by_phase["forward"]
+    assert one.cycles_by_phase["setup"] == whole.cycles_by_phase["setup"]
+    # A larger batch than the recipe's is refused where it does not fit, and a plain network has none.
+    with pytest.raises(SpecError, match="max_batch"):
+        training_step(machine, network, batch=17)
+    with pytest.raises(SpecError, match="batch"):
+        training_step(machine, network, batch=0)
+    with pytest.raises(SpecError, match="gradient_bits"):
+        training_step(load_machine("digits"), load_network("digits"), batch=2)
+    assert training_step(load_machine("digits"), load_network("digits"), batch=1).batch == 1
+    # A batch that was not filled is not another program: fully connected layers stay on this datapath.
+    short = training_step(machine_of(2, 2), network_of((9,), [FullyConnected(5)], batch=4), batch=1)
+    assert short.batch == 1 and short.network.recipe.batch == 4
+
+
+def test_a_weight_is_read_once_a_batch():
+    machine, network = load_machine("smallconv"), load_network("smallconv-cifar10")
+    words = {1: 0, 16: 0}
+    for batch in words:
+        counts = training_step(machine, network, batch=batch).counts
+        words[batch] = counts.total("weight_read_32kb", "weight memory", "update")
+        assert counts.total("weight_write_32kb", "weight memory", "update") == words[batch]
+    assert words[1] == words[16] == 5680 * 64
+
+
+def test_biases_are_summed_over_a_batch():
+    machine, network = load_machine("smallconv"), load_network("smallconv-cifar10")
+    channels, words = 32 + 64 + 128 + 512 + 10, 3  # 44 bits a sum
+    for batch in (1, 2, 16):
+        counts = training_step(machine, network, batch=batch).counts
+        for access in ("read", "write"):
+            assert counts.total(f"bias_{access}", "bias unit", "update") == channels * (1 + words * (batch - 1))
+    # Additions of 44 bits are priced as one of 32 and one of 16.
+    assert counts.total("add_32", "bias unit", "update") == 16 * (1792 + 10)
+
+
+def test_frozen_layers_and_inferences_have_no_signal_and_no_update():
+    machine, network = load_machine("smallconv"), load_network("smallconv-cifar10")
+    frozen = training_step(machine, network, train_hidden=False)
+    for layer in frozen.layers[:-1]:
+        assert layer.cycles["signal"] == layer.cycles["update"] == layer.window_additions == 0
+        assert not layer.macs["signal"] and not layer.macs["update"]
+        assert {purpose for (purpose, _, _), _ in layer.counts} == {"forward"}
+    assert frozen.layers[-1].cycles["update"] > 0
+    inference = inference_step(machine, network)
+    assert {purpose for (purpose, _, _), _ in inference.counts} == {"forward"}
+    assert inference.macs == network.macs
+    with pytest.raises(SpecError, match="train_hidden"):
+        training_step(machine, network, "bp", train_hidden=False)
+
+
+def test_bp_is_taken_at_its_best():
+    machine, network = load_machine("smallconv"), load_network("smallconv-cifar10")
+    lls, bp = (training_step(machine, network, rule) for rule in ("lls", "bp"))
+    for ours, theirs, geometry in zip(lls.layers, bp.layers, network.geometry, strict=True):
+        steps = -(-geometry.taps // 8) * -(-geometry.channels // 8)
+        passed = 16 * steps * geometry.positions if theirs.layer else 0
+        # No drain, no interval: the passes are their steps, and the bound where sizes divide.
+        signal = theirs.cycles["signal"] - (ours.cycles["signal"] if theirs.layer == 4 else 0)
+        assert signal == passed and passed >= 16 * geometry.macs // 64 * bool(theirs.layer)
+        assert theirs.cycles["forward"] <= ours.cycles["forward"]
+        assert theirs.cycles["update"] == ours.cycles["update"]
+    assert [layer.cycles["signal"] * 64 for layer in bp.layers[1:3]] == [16 * g.macs for g in network.geometry[1:3]]
+    assert bp.cycles > lls.cycles
+
+
+def test_purposes_and_components_are_the_documented_ones():
+    step = training_step(load_machine("smallconv"), load_network("smallconv-kws"))
+    assert {key[0] for key, _ in step.counts} == set(PURPOSES)
+    assert {key[1] for key, _ in step.counts} < set(COMPONENTS)
+
+
+@pytest.mark.parametrize(
+    "name, forward, bp, dfa, latents",
+    [("vgg8", 722.9, 719.3, 5.66, 10240), ("mobilenet-v1", 104.3, 102.3, None, None)],
+)
+def test_large_networks_take_no_time(name, forward, bp, dfa, latents):
+    machine = replace(machine_of(16, 16), max_fan_in=16384, gradient_bits=44, fraction_bits=20)
+    network = load_network(name)
+    steps = {rule: training_step(machine, network, rule) for rule in RULES}
+    assert steps["lls"].macs_by_phase["forward"] / 1e6 == pytest.approx(forward, abs=0.05)
+    assert steps["bp"].macs_by_phase["signal"] / 1e6 == pytest.approx(bp, abs=0.05)
+    if dfa:
+        assert steps["dfa"].macs_by_phase["signal"] / 1e6 == pytest.approx(dfa, abs=0.005)
+        assert steps["lls"].signal_macs["scores"] == 10 * latents
