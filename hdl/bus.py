@@ -16,16 +16,20 @@ from spec.memory_map import (
     REGISTERS,
     VERSION_VALUE,
     WEIGHT,
+    WINDOWED_REGISTERS,
     address_bits,
     offset_bits,
     register_bit,
+    registers_of,
 )
 from spec.program import DESCRIPTOR_STRIDE
+from spec.windowed_program import WINDOWED_STRIDE
 
 __all__ = ["Bus", "BusSignature"]
 
 _OTHER_REGISTERS = ("ID", "VERSION", "CTRL", "STATUS", "CLEAR", "LAYERS", "INPUT_LENGTH",
                     "INPUT_WORDS", "ADVANCE_ARRAY", "ADVANCE_BIAS")  # fmt: skip
+_RING_REGISTERS = ("INPUT_WORDS", "INPUT_SLOTS")
 COUNTER_REGISTERS = tuple(name for name in REGISTERS if name not in _OTHER_REGISTERS)
 """Registers whose value comes from :class:`hdl.counters.Counters`."""
 
@@ -80,18 +84,36 @@ class Bus(wiring.Component):
         To the maintenance block. An advance asked for during one of its kind waits for its end.
     CYCLES_..., ... : In
         One a counter register.
+
+    A machine with `gradient_bits` has also
+
+    batch, input_slots, input_row, input_gap : Out
+        The registers BATCH, INPUT_SLOTS, INPUT_ROW, INPUT_GAP.
+    restarting, restart : Out
+        INPUT_SLOTS or INPUT_WORDS is being written, for which the input ring begins anew: no packet is
+        to be taken. Such a write waits for `wait`, as weights do; `restart` pulses in its last cycle.
     """
 
     def __init__(self, machine: Machine):
         self._machine = machine
-        self._layer_addr_bits = (machine.max_layers * DESCRIPTOR_STRIDE - 1).bit_length()
+        stride = WINDOWED_STRIDE if machine.windowed else DESCRIPTOR_STRIDE
+        self._layer_addr_bits = (machine.max_layers * stride - 1).bit_length()
+        elements = machine.activation_addr_bits + machine.row_bits  # a number of the memory's
+        windowed = {
+            "batch": Out(range(machine.max_batch + 1), init=WINDOWED_REGISTERS["BATCH"].reset),  # pyright: ignore[reportCallIssue]
+            "input_slots": Out(range(2 * machine.max_batch + 1)),
+            "input_row": Out(elements),
+            "input_gap": Out(range(machine.rows)),
+            "restarting": Out(1),
+            "restart": Out(1),
+        }
         super().__init__(
             {
                 "bus": In(BusSignature(address_bits(machine))),
                 "enable": Out(1),
                 "scores": Out(1),
                 "layers": Out(machine.max_layers.bit_length()),
-                "input_length": Out(machine.max_fan_in.bit_length()),
+                "input_length": Out(elements if machine.windowed else machine.max_fan_in.bit_length()),
                 "input_words": Out(machine.activation_addr_bits),
                 "idle": In(1),
                 "bad_label": In(1),
@@ -104,7 +126,9 @@ class Bus(wiring.Component):
                 "waiting": In(1),
                 "hold": Out(1),
                 "bias_valid": Out(1),
-                "bias_addr": Out(machine.bias_addr_bits),
+                "bias_addr": Out(
+                    machine.bias_bank_addr_bits + machine.col_bits if machine.windowed else machine.bias_addr_bits
+                ),
                 "bias_write": Out(1),
                 "bias_data": Out(signed(WEIGHT_BITS)),
                 "bias_q": In(signed(WEIGHT_BITS)),
@@ -123,6 +147,7 @@ class Bus(wiring.Component):
                 "advancing_array": In(1),
                 "advancing_bias": In(1),
                 **{name: In(REGISTERS[name].width) for name in COUNTER_REGISTERS},
+                **(windowed if machine.windowed else {}),
             }
         )
 
@@ -200,21 +225,18 @@ class Bus(wiring.Component):
 
     def _registers(self, m: Module, offset, written, write, done, answer) -> None:
         """A request to a register, in the cycle in which it is done."""
+        registers = registers_of(self._machine)
+        writable = {
+            name: Cat(self.enable, self.scores) if name == "CTRL" else getattr(self, name.lower())
+            for name, register in registers.items()
+            if register.access == "rw"
+        }
         readable = {
             "ID": ID_VALUE,
             "VERSION": VERSION_VALUE,
-            "CTRL": Cat(self.enable, self.scores),
             "STATUS": Cat(self.idle, self.bad_label, self.bad_length),
-            "LAYERS": self.layers,
-            "INPUT_LENGTH": self.input_length,
-            "INPUT_WORDS": self.input_words,
+            **writable,
             **{name: getattr(self, name) for name in COUNTER_REGISTERS},
-        }
-        writable = {
-            "CTRL": Cat(self.enable, self.scores),
-            "LAYERS": self.layers,
-            "INPUT_LENGTH": self.input_length,
-            "INPUT_WORDS": self.input_words,
         }
         started = {
             "ADVANCE_ARRAY": (self.advance_array, self.advancing_array),
@@ -223,11 +245,21 @@ class Bus(wiring.Component):
         m.d.comb += done.eq(1)
         m.d.sync += answer.eq(0)
         with m.Switch(offset):
-            for register in REGISTERS.values():
+            for register in registers.values():
                 with m.Case(register.address):
                     if register.name in readable:
                         m.d.sync += answer.eq(readable[register.name])
-                    if register.name in writable:
+                    if self._machine.windowed and register.name in _RING_REGISTERS:
+                        with m.If(write):
+                            m.d.comb += [
+                                self.hold.eq(1),
+                                self.restarting.eq(1),
+                                done.eq(self.waiting),
+                                self.restart.eq(self.waiting),
+                            ]
+                            with m.If(self.waiting):
+                                m.d.sync += writable[register.name].eq(written)
+                    elif register.name in writable:
                         with m.If(write):
                             m.d.sync += writable[register.name].eq(written)
                     if register.name == "CLEAR":

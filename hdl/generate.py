@@ -5,17 +5,19 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 from amaranth.lib.data import StructLayout
 from amaranth.lib.wiring import In
 
-from hdl.dense.core import Core
+from hdl.core import Core, core_for
 from hdl.streams import RESULT_LAYOUT, SAMPLE_LAYOUT, SUMMARY_LAYOUT
 from hdl.verilog import to_verilog
-from spec import lfsr, memory_map, timing
+from spec import lfsr, memory_map, timing, windowed_timing
 from spec.basis import Basis
 from spec.machine import (
     ACT_BITS,
@@ -27,11 +29,21 @@ from spec.machine import (
     SCORE_FRAC,
     WEIGHT_BITS,
     WEIGHT_FORMAT,
+    WINDOWED_KEYS,
     Machine,
 )
 from spec.network import NO_LABEL, Network
-from spec.program import DESCRIPTOR_STRIDE, DESCRIPTOR_WORDS, FIELDS, compile_program, encode
+from spec.program import (
+    DESCRIPTOR_STRIDE,
+    DESCRIPTOR_WORDS,
+    FIELDS,
+    Field,
+    Program,
+    encode,
+    program_for,
+)
 from spec.qformat import QFormat
+from spec.windowed_program import WINDOWED_FIELDS, WINDOWED_STRIDE, WINDOWED_WORDS, WindowedProgram
 
 __all__ = ["TOP", "Generated", "describe", "generate"]
 
@@ -72,10 +84,73 @@ _STREAMS: dict[str, tuple[StructLayout, dict[str, str]]] = {
         },
     ),
 }
+_WINDOWED_PORTS = {
+    **_PORTS,
+    "samples__ready": "a beat would be taken: CTRL.enable is set, a slot of the input ring is free, and no sample "
+    "without a label waits",
+    "samples__payload": "an element with last = 0: row by row, in a row pixel by pixel, of a pixel channel by channel; "
+    "behind the last element the sample's label with last = 1",
+    "results__payload": "a class score with last = 0 (only with CTRL.scores), or a sample's summary with last = 1",
+}
+_WINDOWED_STREAMS: dict[str, tuple[StructLayout, dict[str, str]]] = {
+    "samples__payload": (
+        SAMPLE_LAYOUT,
+        {
+            "data": "an element (formats.input), or with last = 1 the label; no_label: infer only",
+            "last": "the beat is the sample's last",
+        },
+    ),
+    "results__payload": (
+        RESULT_LAYOUT,
+        {
+            "data": "a class score, signed, class 0 first, see protocol.results; or with last = 1 the summary",
+            "last": "the beat is a sample's summary",
+        },
+    ),
+}
+_PROTOCOL = {
+    "batch": "A batch is BATCH samples with labels, in the order in which they come, and trains once. A sample "
+    "without a label (no_label) ends it early: those in front of it are a shorter batch, then it is a batch of its "
+    "own and trains nothing; the core takes no sample behind it until it has begun. So a host that has fewer than "
+    "BATCH samples left writes their number to BATCH before it sends them, or sends one without a label. A batch "
+    "begins when the results of BATCH samples (of one, if it has no label) fit the result FIFO. BATCH may be written "
+    "whenever no batch waits half complete.",
+    "results": "With CTRL.scores the class scores come first: layer by layer, in a layer sample by sample, of each "
+    "layer that trains (with labels) or is the output layer. Then one beat with last = 1 a sample, in order: the "
+    "prediction, with the parameters from before the batch. A batch of one sample is as it is without batches.",
+    "ring": "Samples wait in INPUT_SLOTS slots of INPUT_WORDS words a bank, BATCH or more; rows of INPUT_ROW elements "
+    "have INPUT_GAP elements between them. Slots are free again when the first layer is done with the batch. A write "
+    "of INPUT_SLOTS or INPUT_WORDS waits until no batch is worked on, and empties the ring.",
+    "weights": "Weight [j, t] of a layer is in PE(t % rows, j % cols), word w_base + (j // cols) * steps + t // rows; "
+    "depthwise in PE(j % cols, j % cols), word w_base + (j // cols) * steps + t. All other words of the layer's PEs "
+    "must be 0. Taps t run over the kernel's rows, columns, and the channels read.",
+    "biases": "The bias of channel j is in bank j % cols, word b_base + j // cols.",
+}
+"""What a driver has to know of machines with batches, beyond what `docs/architecture.md` says of streams."""
 _SUMMARY = {
     "prediction": "the class with the highest score of the output layer, with the weights from before this sample",
     "label": "the sample's label, as it came",
 }
+
+
+@dataclass(frozen=True)
+class _Kind:
+    """What the two kinds of machine do not share in a description."""
+
+    ports: Mapping[str, str]
+    streams: Mapping[str, tuple[StructLayout, dict[str, str]]]
+    bias_bits: tuple[str, ...]
+    timing: ModuleType
+    words: int
+    stride: int
+    fields: Mapping[str, Field]
+
+
+_DENSE = _Kind(_PORTS, _STREAMS, ("bias_addr_bits",), timing, DESCRIPTOR_WORDS, DESCRIPTOR_STRIDE, FIELDS)
+_WINDOWED = _Kind(
+    _WINDOWED_PORTS, _WINDOWED_STREAMS, ("bias_bank_addr_bits", "slope_addr_bits", "signal_addr_bits"),
+    windowed_timing, WINDOWED_WORDS, WINDOWED_STRIDE, WINDOWED_FIELDS,
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -95,14 +170,16 @@ class Generated:
 def describe(core: Core, network: Network, text: str) -> dict[str, object]:
     """What stands in the `.json` beside the Verilog `text` of `core`: plain values only."""
     machine, basis = core.machine, core.basis
-    program = compile_program(network, machine)
+    kind = _WINDOWED if machine.windowed else _DENSE
+    program = program_for(network, machine)
     derived = ("psum_bits", "acc_bits", "norm_bits", "weight_addr_bits", "activation_addr_bits",
-               "bias_addr_bits", "row_bits", "col_bits", "neuron_bits", "layer_bits")  # fmt: skip
+               *kind.bias_bits, "row_bits", "col_bits", "neuron_bits", "layer_bits")  # fmt: skip
+    left_out = ("device",) if machine.windowed else ("device", *WINDOWED_KEYS)
     ports = [
-        _port("__".join(map(str, path)), member.flow == In, value)
+        _port(kind, "__".join(map(str, path)), member.flow == In, value)
         for path, member, value in core.signature.flatten(core)
     ]
-    return {
+    described: dict[str, object] = {
         "schema": _SCHEMA,
         "module": TOP,
         "verilog": {"file": f"{TOP}.v", "sha256": _sha256(text)},
@@ -110,7 +187,7 @@ def describe(core: Core, network: Network, text: str) -> dict[str, object]:
         "reset": "rst (synchronous, active high, one cycle is enough; all memories keep their contents)",
         "ports": ports,
         "machine": {
-            **{f.name: getattr(machine, f.name) for f in fields(machine) if f.name != "device"},
+            **{f.name: getattr(machine, f.name) for f in fields(machine) if f.name not in left_out},
             "device": None
             if machine.device is None
             else {f.name: getattr(machine.device, f.name) for f in fields(machine.device)},
@@ -132,10 +209,7 @@ def describe(core: Core, network: Network, text: str) -> dict[str, object]:
         },
         "formats": {
             "input": str(INPUT_FORMAT),
-            "activation": str(ACTIVATION_FORMAT),
-            "weight": str(WEIGHT_FORMAT),
-            "bias_first_layer": str(_bias_format(INPUT_FORMAT)),
-            "bias": str(_bias_format(ACTIVATION_FORMAT)),
+            **_formats(network, machine),
             "output_score": str(QFormat(SCORE_BITS - SCORE_FRAC, SCORE_FRAC)),
             "hidden_score": str(QFormat(SCORE_BITS, 0)),
             "error": str(QFormat(ERROR_BITS - ERROR_FRAC, ERROR_FRAC)),
@@ -153,29 +227,25 @@ def describe(core: Core, network: Network, text: str) -> dict[str, object]:
         "timing": {
             **{
                 name: value
-                for name, value in vars(timing).items()
+                for name, value in vars(kind.timing).items()
                 if name.isupper() and isinstance(value, int)
             },
             "phases": {phase.name.lower(): int(phase) for phase in timing.Phase},
         },
         "memory_map": memory_map.describe(machine),
         "descriptor": {
-            "words": DESCRIPTOR_WORDS,
-            "stride": DESCRIPTOR_STRIDE,
+            "words": kind.words,
+            "stride": kind.stride,
             "fields": {
                 name: {"word": f.word, "lsb": f.lsb, "width": f.width, "signed": f.signed}
-                for name, f in FIELDS.items()
+                for name, f in kind.fields.items()
             },
         },
         "program": {
-            "registers": {
-                "LAYERS": len(program.layers),
-                "INPUT_LENGTH": program.input_length,
-                "INPUT_WORDS": program.input_words,
-            },
+            "registers": _registers(program),
             "layers": [
                 {
-                    "fields": {name: getattr(layer, name) for name in FIELDS},
+                    "fields": {name: getattr(layer, name) for name in kind.fields},
                     "words": list(encode(layer)),
                     "address": memory_map.program_address(machine, number, 0),
                 }
@@ -183,6 +253,9 @@ def describe(core: Core, network: Network, text: str) -> dict[str, object]:
             ],
         },
     }
+    if machine.windowed:
+        described["protocol"] = dict(_PROTOCOL)
+    return described
 
 
 def generate(
@@ -191,15 +264,16 @@ def generate(
     """Writes `entrain_core.v`, `.json` and `.vlt` into `out_dir`, which is made if need be.
 
     The Verilog depends on the machine and the network's classes and basis; the `.json` adds the layer
-    program that runs this network. A file that is right already is left alone, with its time stamp.
+    program that runs this network, on either kind of machine. A file that is right already is left alone, with its
+    time stamp.
 
     Raises
     ------
     SpecError
         When the network does not fit the machine; nothing is written then.
     """
-    compile_program(network, machine)
-    core = Core(machine, network.classes, Basis(network.basis, network.classes))
+    program_for(network, machine)
+    core = core_for(machine, network.classes, Basis(network.basis, network.classes))
     text = to_verilog(core, TOP)
     description = json.dumps(describe(core, network, text), indent=1) + "\n"
     folder = Path(out_dir)
@@ -221,16 +295,16 @@ def _described(path: Path) -> str:
         return "something else"
 
 
-def _port(name: str, is_input: bool, value: Any) -> dict[str, object]:
+def _port(kind: _Kind, name: str, is_input: bool, value: Any) -> dict[str, object]:
     """A port; those of the streams with the fields of their payload."""
     port: dict[str, object] = {
         "name": name,
         "direction": "input" if is_input else "output",
         "width": len(value.as_value() if hasattr(value, "as_value") else value),
-        "description": _PORTS[name],
+        "description": kind.ports[name],
     }
-    if name in _STREAMS:
-        port["fields"] = _fields(*_STREAMS[name])
+    if name in kind.streams:
+        port["fields"] = _fields(*kind.streams[name])
     if name == "results__payload":
         port["summary"] = _fields(SUMMARY_LAYOUT, _SUMMARY)
     return port
@@ -242,6 +316,44 @@ def _fields(layout: StructLayout, descriptions: dict[str, str]) -> dict[str, dic
         str(name): {"lsb": field.offset, "width": field.width, "description": descriptions[str(name)]}
         for name, field in layout
     }
+
+
+def _formats(network: Network, machine: Machine) -> dict[str, object]:
+    """Of what differs between the kinds: activations, weights, biases."""
+    weight = str(WEIGHT_FORMAT)
+    if machine.windowed:
+        layers = [
+            {"input": str(_act_format(layer.in_frac)), "activation": str(_act_format(layer.act_frac))}
+            for layer in network.geometry
+        ]
+        return {"layers": layers, "weight": weight, "bias": weight}
+    return {
+        "activation": str(ACTIVATION_FORMAT),
+        "weight": weight,
+        "bias_first_layer": str(_bias_format(INPUT_FORMAT)),
+        "bias": str(_bias_format(ACTIVATION_FORMAT)),
+    }
+
+
+def _registers(program: Program | WindowedProgram) -> dict[str, int]:
+    """What the host writes to registers beside the descriptors, but for CTRL."""
+    registers = {
+        "LAYERS": len(program.layers),
+        "INPUT_LENGTH": program.input_length,
+        "INPUT_WORDS": program.input_words,
+    }
+    if isinstance(program, WindowedProgram):
+        registers |= {
+            "BATCH": program.batch,
+            "INPUT_SLOTS": program.input_slots,
+            "INPUT_ROW": program.input_row,
+            "INPUT_GAP": program.input_gap,
+        }
+    return registers
+
+
+def _act_format(fraction_bits: int) -> QFormat:
+    return QFormat(ACT_BITS - fraction_bits, fraction_bits)
 
 
 def _bias_format(inputs: QFormat) -> QFormat:

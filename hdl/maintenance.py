@@ -8,6 +8,7 @@ from amaranth.lib.wiring import In, Out
 
 from hdl.dense.array import Array
 from hdl.op import Op
+from hdl.windowed.array import WindowArray
 from spec.lfsr import STATE_BITS
 from spec.machine import WEIGHT_BITS, Machine
 
@@ -35,7 +36,8 @@ class Maintenance(wiring.Component):
     busy : Out
         Any of this is under way, or waits.
     step_valid, step_op, step_addr, step_first, step_last : Out
-        To the array, whose activations are 0 in UPDATE steps.
+        To the array, whose activations are 0 in UPDATE steps. With `gradient_bits` each of those is a
+        tile of its own (`step_first`, `step_last`), of one window: an LFSR steps once a tile there.
     host_row, host_col, host_data, result_valid, result_data
         To and from the array.
     bias_advance : Out
@@ -80,7 +82,8 @@ class Maintenance(wiring.Component):
         m = Module()
         machine = self._machine
         # Cycles until the array is empty again and the host operands may change.
-        flight = Signal(range(machine.rows + machine.cols + Array.LATENCY + 1))
+        drain = machine.rows + machine.cols + (WindowArray if machine.windowed else Array).LATENCY
+        flight = Signal(range(drain + 1))
         issued = Signal()  # this request's step is in flight
         array_left, bias_left = Signal(STATE_BITS), Signal(STATE_BITS)
         address = Signal(machine.weight_addr_bits)
@@ -113,6 +116,8 @@ class Maintenance(wiring.Component):
                     self.step_op.eq(Op.UPDATE),
                     self.step_addr.eq(address),
                 ]
+                if machine.windowed:
+                    m.d.comb += [self.step_first.eq(1), self.step_last.eq(1)]
                 m.d.sync += [array_left.eq(array_left - 1), address.eq(address + 1)]
             with m.Elif(self.weight_valid & ~issued & (flight == 0)):
                 m.d.comb += [
@@ -127,7 +132,7 @@ class Maintenance(wiring.Component):
                     m.d.comb += self.step_op.eq(Op.HOST_READ)
                 m.d.sync += issued.eq(1)
         with m.If(self.step_valid):
-            m.d.sync += flight.eq(machine.rows + machine.cols + Array.LATENCY)
+            m.d.sync += flight.eq(drain)
         with m.If(self.bias_advance):
             m.d.sync += bias_left.eq(bias_left - 1)
         with m.If(self.advance_array):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from amaranth.hdl import Module, Mux, Signal, signed, unsigned
+from amaranth.hdl import Module, Mux, Signal, Value, signed, unsigned
 from amaranth.lib import stream, wiring
 from amaranth.lib.wiring import In, Out
 
@@ -19,6 +19,7 @@ class ResultFifo(wiring.Component):
 
     Nothing holds up the pushing side. Instead `room` says whether a sample may begin: when the beats
     that it can have (`layers` times `classes` scores, if they are wanted, and the summary) all fit.
+    A machine with `gradient_bits` asks for a batch: `batch` times as many beats must fit.
 
     Members
     -------
@@ -29,7 +30,10 @@ class ResultFifo(wiring.Component):
     summary, prediction, label : In
         The last beat of a result. Not in the cycle of a score.
     room : Out
-        Counts a beat that is pushed in this cycle; follows `layers` a cycle later.
+        Counts a beat that is pushed in this cycle; follows `layers` a cycle later (with `gradient_bits`
+        two, and `batch` one).
+    batch, single : In, with `gradient_bits`
+        Samples of a batch; 1: it is one sample alone that is to begin.
     results : Out, stream of RESULT_LAYOUT
 
     Raises
@@ -39,6 +43,7 @@ class ResultFifo(wiring.Component):
     """
 
     def __init__(self, machine: Machine, classes: int):
+        self._windowed = machine.windowed
         self._depth = machine.result_fifo_depth
         self._classes = classes
         if self._depth < classes + 1:
@@ -59,6 +64,7 @@ class ResultFifo(wiring.Component):
                 "label": In(unsigned(LABEL_BITS)),
                 "room": Out(1),
                 "results": Out(stream.Signature(RESULT_LAYOUT)),
+                **({"batch": In(range(machine.max_batch + 1)), "single": In(1)} if machine.windowed else {}),
             }
         )
 
@@ -72,16 +78,12 @@ class ResultFifo(wiring.Component):
         def after(pointer):
             return Mux(pointer == self._depth - 1, 0, pointer + 1)
 
-        # The beats that may lie here when a sample with scores begins. Registered, because the product
-        # would be the longest path of the core; LAYERS is written before the core is enabled.
-        bound = max(self._depth, self._classes << len(self.layers))
-        most = Signal(range(-bound, bound))
-        m.d.sync += most.eq(self._depth - 1 - self.layers * self._classes)
+        most = self._most_of_a_batch(m) if self._windowed else self._most(m)
         summary = Signal(SUMMARY_LAYOUT)
         m.d.comb += [
             summary.prediction.eq(self.prediction),
             summary.label.eq(self.label),
-            self.room.eq(level + push <= Mux(self.scores, most, self._depth - 1)),
+            self.room.eq(level + push <= most),
             push.eq((self.score_valid & wanted) | self.summary),
             taken.eq(self.results.valid & self.results.ready),
             left.eq(level - taken),
@@ -105,3 +107,25 @@ class ResultFifo(wiring.Component):
         with m.If(push):
             m.d.sync += write.eq(after(write))
         return m
+
+    def _most(self, m: Module) -> Value:
+        """The beats that may lie here when a sample begins. With scores registered, because the product would be the
+        longest path of the core; LAYERS is written before the core is enabled."""
+        bound = max(self._depth, self._classes << len(self.layers))
+        most = Signal(range(-bound, bound))
+        m.d.sync += most.eq(self._depth - 1 - self.layers * self._classes)
+        return Mux(self.scores, most, self._depth - 1)
+
+    def _most_of_a_batch(self, m: Module) -> Value:
+        """The same when a batch begins, or a sample alone. A short batch is taken for a whole one."""
+        beats = Signal(range((self._classes << len(self.layers)) + 1))  # of a sample with scores
+        lowest = -(1 << len(beats) + len(self.batch))
+        most = {name: Signal(range(lowest, self._depth), name=f"most_{name}") for name in ("one", "batch", "unscored")}
+        m.d.sync += [
+            beats.eq(self.layers * self._classes + 1),
+            most["one"].eq(self._depth - beats),
+            most["batch"].eq(self._depth - self.batch * beats),
+            most["unscored"].eq(self._depth - self.batch),
+        ]
+        scored = Mux(self.single, most["one"], most["batch"])
+        return Mux(self.scores, scored, Mux(self.single, self._depth - 1, most["unscored"]))

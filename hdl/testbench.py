@@ -89,19 +89,29 @@ endmodule
 """
 
 
-def testbench(machine: Machine, top: str, writes: int, beats: int, expected: int) -> str:
+def testbench(
+    machine: Machine, top: str, writes: int, beats: int, expected: int, quiet: int | None = None
+) -> str:
     """The bench for so many bus writes, beats of samples and results; ``top`` is the core's module.
 
-    It reads the files :data:`LOAD`, :data:`SAMPLES` and :data:`RESULTS`.
+    It reads the files :data:`LOAD`, :data:`SAMPLES` and :data:`RESULTS`. ``quiet``: so many cycles without a result
+    are a failure, by default more than any program of the machine takes; a core that hangs is found sooner with less.
     """
-    words = machine.weight_depth * max(machine.rows, machine.cols)
     return _TEXT.format(
         top=top, writes=writes, beats=beats, expected=expected, load=LOAD, samples=SAMPLES, results=RESULTS,
-        # Both passes over every weight, and as much again for what a layer adds.
-        quiet=4 * words + 1000 * machine.max_layers,
+        quiet=_longest(machine) if quiet is None else quiet,
         sample_high=SAMPLE_LAYOUT.size - 1, result_high=RESULT_LAYOUT.size - 1,
         address_top=32 + address_bits(machine) - 1,
     )  # fmt: skip
+
+
+def _longest(machine: Machine) -> int:
+    """Cycles that no sample, or batch of samples, takes."""
+    words = machine.weight_depth * max(machine.rows, machine.cols)
+    if machine.windowed:
+        words *= machine.max_batch * machine.max_side**2
+    # Both passes over every weight, and as much again for what a layer adds. Verilog's integers have 32 bits.
+    return min(4 * words + 1000 * machine.max_layers, (1 << 31) - 1)
 
 
 def hex_lines(values: Iterable[int], bits: int) -> str:

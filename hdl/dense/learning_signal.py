@@ -2,28 +2,20 @@
 
 from __future__ import annotations
 
-from amaranth.hdl import Cat, Const, Module, Mux, Signal, signed
-from amaranth.lib import data, wiring
+from amaranth.hdl import Module, Mux, Signal, signed
+from amaranth.lib import wiring
 from amaranth.lib.wiring import In, Out
-from amaranth.utils import ceil_log2
 
-from hdl.arith import delay_line, saturate, truncate
-from hdl.class_lanes import ClassLanes, score_bits
+from hdl.arith import delay_line
 from hdl.dense.delta import DeltaQueue
-from hdl.memory import DualPortMemory
-from hdl.softmax import QUOTIENT_BITS, SHIFT_BITS, Softmax
+from hdl.signal_path import SignalPath
+from hdl.softmax import SHIFT_BITS
 from spec.basis import Basis
-from spec.errors import SpecError
-from spec.machine import ACT_BITS, ERROR_BITS, SCORE_BITS, Machine
+from spec.machine import ACT_BITS, SCORE_BITS, Machine
 from spec.program import FIELDS
 from spec.timing import DELTA_LATENCY
 
 __all__ = ["LearningSignal"]
-
-# The projection's product has 7 fraction bits more than the gradient.
-_PROJECTION_SHIFT = 7
-# Cycles from an operation on the lanes to the first multiplication that has to meet its result.
-_LATENT_DELAY = ClassLanes.LATENCY - 4
 
 
 class LearningSignal(wiring.Component):
@@ -86,21 +78,12 @@ class LearningSignal(wiring.Component):
     delta_pop: Signal
 
     def __init__(self, machine: Machine, classes: int, basis: Basis):
-        if basis.classes != classes:
-            raise SpecError("basis.classes", f"must equal classes ({classes})", basis.classes)
-        if machine.max_neurons < classes:
-            raise SpecError(
-                "max_neurons", f"must be at least the number of classes, {classes}",
-                machine.max_neurons,
-            )  # fmt: skip
         self.machine = machine
         # A layer's padding may go C - 1 beyond the widest layer.
         self._index_bits = (machine.max_neurons + machine.cols).bit_length()
-        self._lanes = ClassLanes(machine, basis, self._index_bits)
-        # q * a is at most 2^15 * 2^7; the class sum has lanes.bits + 1 bits.
-        self._gradient_bits = 2 + max(QUOTIENT_BITS + 1, self._lanes.bits + 1)
-        self._softmax = Softmax(machine, classes)
-        self._queue = DeltaQueue(machine, self._gradient_bits)
+        self._path = SignalPath(machine, classes, basis, self._index_bits)
+        softmax = self._path.softmax
+        self._queue = DeltaQueue(machine, self._path.gradient_bits)
         super().__init__(
             {
                 "start": In(1),
@@ -114,10 +97,10 @@ class LearningSignal(wiring.Component):
                 "in_neg": In(1),
                 "in_score": In(signed(SCORE_BITS)),
                 "go": In(1),
-                "label": In(self._softmax.label.shape()),
+                "label": In(softmax.label.shape()),
                 "train": In(1),
                 "done": Out(1),
-                "prediction": Out(self._softmax.prediction.shape()),
+                "prediction": Out(softmax.prediction.shape()),
                 "report_valid": Out(1),
                 "report_score": Out(signed(SCORE_BITS)),
                 "delta_go": In(1),
@@ -133,95 +116,31 @@ class LearningSignal(wiring.Component):
     def elaborate(self, platform):
         machine = self.machine
         m = Module()
-        m.submodules.lanes = lanes = self._lanes
-        m.submodules.softmax = softmax = self._softmax
+        m.submodules.lanes = self._path.lanes
+        m.submodules.softmax = softmax = self._path.softmax
         m.submodules.queue = queue = self._queue
 
         # -- one index: forward, the scores' reading, the errors' writing, update --------------------
         index = Signal(self._index_bits)
         issue = Signal()
         rewind = Signal()
-        m.d.comb += rewind.eq(self.start | self.go | softmax.clear | softmax.done)
+        m.d.comb += rewind.eq(self._path.rewind(self))
         with m.If(rewind):
             m.d.sync += index.eq(0)
         with m.Elif(self.in_valid | softmax.drain | softmax.error_strobe | issue):
             m.d.sync += index.eq(index + 1)
-        forward = Signal()
-        with m.If(self.start | self.go):
-            m.d.sync += forward.eq(self.start)
-
-        # -- class lanes ------------------------------------------------------------------------
-        activation = Signal(signed(ACT_BITS), reset_less=True)
-        addend = Signal(signed(ERROR_BITS), reset_less=True)
-        m.d.sync += [
-            activation.eq(self.in_a),
-            addend.eq(Mux(forward, activation, softmax.error)),
-        ]
-        m.d.comb += [
-            lanes.index.eq(index),
-            lanes.hot.eq(softmax.drain | softmax.error_strobe | (issue & self.is_output)),
-            lanes.write.eq(self.in_valid | softmax.error_strobe),
-            lanes.addend.eq(addend),
-            lanes.is_output.eq(self.is_output),
-            lanes.clear.eq(self.start | softmax.clear),
-        ]
-
-        # -- latents; one multiplier for their squares and for the projection -----------------------
-        latent = data.StructLayout({"a": signed(ACT_BITS), "neg": 1})
-        m.submodules.latents = latents = DualPortMemory(
-            latent.size, 1 << ceil_log2(machine.max_neurons)
+        gradient, neg = self._path.build(
+            m,
+            self,
+            valid=self.in_valid,
+            latent=self.in_a,
+            kept=self.in_neg & ~self.is_output,
+            score=self.in_score,
+            index=index,
+            rewind=rewind,
+            issue=issue,
         )
-        kept = data.View(latent, latents.read_data)
-        asked = delay_line(m, issue, _LATENT_DELAY, "asked")[-1]
-        with m.If(rewind):
-            m.d.sync += latents.read_addr.eq(0)
-        with m.Elif(asked):
-            m.d.sync += latents.read_addr.eq(latents.read_addr + 1)
-        x = Signal(signed(ACT_BITS), reset_less=True)
-        y = Signal(signed(QUOTIENT_BITS), reset_less=True)
-        product = Signal(signed(ACT_BITS + QUOTIENT_BITS), reset_less=True)
         m.d.comb += [
-            latents.write_en.eq(self.in_valid),
-            latents.write_addr.eq(index),
-            latents.write_data.eq(Cat(self.in_a, self.in_neg & ~self.is_output)),
-        ]
-        m.d.sync += [
-            x.eq(Mux(forward, activation, kept.a)),
-            y.eq(Mux(forward, activation, softmax.quotient)),
-            product.eq(x * y),
-        ]
-
-        norm = Signal(machine.norm_bits)
-        squared = delay_line(m, self.in_valid, 3, "squared")[-1]
-        with m.If(self.start):
-            m.d.sync += norm.eq(0)
-        with m.Elif(squared):
-            m.d.sync += norm.eq(norm + product[: 2 * ACT_BITS - 1])
-
-        # -- scores and gradients: what the lanes give, less their offset and the projection ---------
-        # The quotient is 0 while scores are read and in the output layer.
-        offset = Cat(Const(1 << (_PROJECTION_SHIFT - 1), _PROJECTION_SHIFT), lanes.offset)
-        projected = (product + offset.as_signed()) >> _PROJECTION_SHIFT
-        subtrahend = Signal(projected.shape(), reset_less=True)
-        result = Signal(signed(self._gradient_bits), reset_less=True)
-        m.d.sync += [
-            subtrahend.eq(projected),
-            result.eq(truncate(lanes.weighted - subtrahend, len(result))),
-        ]
-
-        # -- errors -----------------------------------------------------------------------------
-        drained = delay_line(m, softmax.drain, lanes.LATENCY + 1, "drained")[-1]
-        hidden_score = saturate(truncate(result, score_bits(machine)), SCORE_BITS)
-        m.d.comb += [
-            softmax.start.eq(self.start),
-            softmax.score_valid.eq(Mux(self.is_output, self.in_valid, drained)),
-            softmax.score.eq(Mux(self.is_output, self.in_score, hidden_score)),
-            softmax.go.eq(self.go),
-            softmax.train.eq(self.train),
-            softmax.is_output.eq(self.is_output),
-            softmax.label.eq(self.label),
-            softmax.score_shift.eq(self.score_shift),
-            softmax.norm.eq(norm),
             self.done.eq(softmax.done),
             self.prediction.eq(softmax.prediction),
             self.report_valid.eq(softmax.report_valid),
@@ -259,12 +178,12 @@ class LearningSignal(wiring.Component):
         real = index < self.n_out
         m.d.comb += [
             queue.reserve.eq(issue),
-            queue.valid.eq(delay_line(m, issue, lanes.LATENCY + 1, "issued")[-1]),
-            queue.g.eq(result),
+            queue.valid.eq(delay_line(m, issue, SignalPath.LATENCY, "issued")[-1]),
+            queue.g.eq(gradient),
             queue.neg.eq(
-                delay_line(m, kept.neg, lanes.LATENCY - _LATENT_DELAY, "neg")[-1]
+                delay_line(m, neg, SignalPath.LATENCY - SignalPath.KEPT_LATENCY, "neg")[-1]
             ),
-            queue.real.eq(delay_line(m, real, lanes.LATENCY + 1, "real")[-1]),
+            queue.real.eq(delay_line(m, real, SignalPath.LATENCY, "real")[-1]),
             queue.left_shift.eq(left_shift),
             self.delta_made.eq(queue.made),
             self.delta_value.eq(queue.value),
@@ -277,4 +196,4 @@ class LearningSignal(wiring.Component):
 
 
 assert SHIFT_BITS == FIELDS["score_shift"].width
-assert DELTA_LATENCY == ClassLanes.LATENCY + 1 + DeltaQueue.LATENCY + DeltaQueue.QUEUE_LATENCY
+assert DELTA_LATENCY == SignalPath.LATENCY + DeltaQueue.LATENCY + DeltaQueue.QUEUE_LATENCY

@@ -147,7 +147,11 @@ class WindowArray(wiring.Component):
             delta = Signal(signed(machine.delta_bits), name=f"delta_{c}", reset_less=True)
             host = host_read[c] | host_write[c]
             m.d.sync += neg.eq(self.neg[c] | ~update[c])
-            m.d.sync += delta.eq(Mux(host, self.host_col == c, self.delta[c]))
+            with m.If(host):
+                m.d.sync += delta.eq(self.host_col == c)
+            with m.Else():
+                # 0 but where a window ends, so that one of the multiplier's operands rests in between.
+                m.d.sync += delta.eq(Mux(update[c] & add[c], self.delta[c], 0))
             word = Signal(signed(machine.psum_bits), name=f"psum_lane_{c}")
             datum = Cat(Const(0, machine.fraction_bits), self.host_data).as_signed()
             with m.If(host_write[c + WindowPe.LATENCY - 1]):

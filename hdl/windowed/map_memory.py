@@ -123,7 +123,7 @@ class MapMemory(wiring.Component):
         for b, lane in enumerate(rotated(lanes, element[:row_bits], -1)):
             later, enable = Signal(name=f"later_{b}"), Signal(name=f"enable_{b}")
             data = Signal(signed(ACT_BITS), name=f"data_{b}")
-            m.d.sync += [later.eq(element[:row_bits] > b), Cat(data, enable).eq(lane)]
+            m.d.sync += [later.eq(element[:row_bits] > b if b < rows - 1 else 0), Cat(data, enable).eq(lane)]
             m.d.comb += [
                 banks[b].write_addr.eq(Mux(later, next_word, word)),
                 banks[b].write_data.eq(data),

@@ -10,7 +10,21 @@ from hdl.arith import delay_line
 from hdl.windowed.map_memory import element_bits, rotated
 from spec.machine import Machine
 
-__all__ = ["TapReader"]
+__all__ = ["MAX_KERNEL", "TapReader", "digits_layout"]
+
+MAX_KERNEL = 5
+"""Height and width of the largest kernel."""
+
+
+def digits_layout(machine: Machine, max_kernel: int = MAX_KERNEL) -> data.StructLayout:
+    """A tap, or what is added to one, as `spec.layout.Digits`."""
+    return data.StructLayout(
+        {
+            "ky": _last_kernel_row(machine.rows, max_kernel).bit_length(),
+            "kx": (max_kernel - 1).bit_length(),
+            "ci": max(1, (machine.max_fan_in - 1).bit_length()),
+        }
+    )
 
 
 class TapReader(wiring.Component):
@@ -70,18 +84,12 @@ class TapReader(wiring.Component):
     rotation: Signal
     mask: Signal
 
-    def __init__(self, machine: Machine, max_side: int, max_kernel: int = 5):
+    def __init__(self, machine: Machine, max_side: int, max_kernel: int = MAX_KERNEL):
         """`max_side`: the largest height or width of a map; `max_kernel`: of a kernel."""
         self.machine = machine
         self.max_kernel = max_kernel
         self.element_bits = element_bits(machine)
-        self.digits = data.StructLayout(
-            {
-                "ky": _last_kernel_row(machine.rows, max_kernel).bit_length(),
-                "kx": (max_kernel - 1).bit_length(),
-                "ci": max(1, (machine.max_fan_in - 1).bit_length()),
-            }
-        )
+        self.digits = digits_layout(machine, max_kernel)
         super().__init__(
             {
                 "prepare": In(1),
@@ -130,7 +138,7 @@ class TapReader(wiring.Component):
         for b, kernel_row in enumerate(rotated(kernel_rows, element[:row_bits], -1)):
             m.d.sync += bank_rows[b].eq(kernel_row)
         for r, digits in enumerate(row_digits):
-            seen = in_rows.bit_select(digits.ky, 1) & in_columns.bit_select(digits.kx, 1)
+            seen = (in_rows >> digits.ky)[0] & (in_columns >> digits.kx)[0]
             m.d.sync += mask[r].eq(valid & seen & (~self.depthwise | (lanes > r)))
 
         # t + 5: a bank's word.
@@ -139,7 +147,7 @@ class TapReader(wiring.Component):
         for b in range(rows):
             later = Array(multiples)[bank_rows[b]]
             # One adder: a bit below lets the carry in.
-            total = Cat(1, word) + Cat(rotation > b, later)
+            total = Cat(1, word) + Cat(rotation > b if b < rows - 1 else 0, later)
             m.d.sync += self.read_addr[b].eq(total[1:])
         return m
 
@@ -242,7 +250,7 @@ def _inside(m: Module, start: Signal, length: Signal, count: int) -> Value:
     m.d.comb += room.eq(length - 1 - start)
     far = room[bits:].any()
     return Cat(
-        (~start[-1] | (start[:bits] >= (1 << bits) - k)) & (far | (room[:bits] >= k))
+        (~start[-1] | (start[:bits] >= (1 << bits) - k)) & (far | (room[:bits] >= k) if k else 1)
         for k in range(count)
     )
 

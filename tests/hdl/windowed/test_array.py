@@ -9,6 +9,7 @@ from amaranth.sim import Simulator
 
 from hdl.op import Op
 from hdl.windowed.array import WindowArray
+from hdl.windowed.pe import WindowPe
 from spec.lfsr import PERIOD, SEQUENCE, offset
 from spec.machine import load_machine
 
@@ -356,3 +357,31 @@ def test_when_a_written_word_can_be_read(gap, op):
                 script.run()
         else:
             script.run(check)
+
+
+def test_the_multiplier_rests_within_a_window(monkeypatch):
+    """A signal enters a column in the steps that apply it alone; in all others, and without a step, a 0."""
+    m, pes = machine(3, 2), []
+    original = WindowPe.__init__
+    monkeypatch.setattr(WindowPe, "__init__", lambda pe, m: (pes.append(pe), original(pe, m))[1])
+    dut, rng = WindowArray(m), random.Random(12)
+    steps = [rng.choice([None, (Op.UPDATE, 0), (Op.UPDATE, 1), (Op.FORWARD, 1)]) for _ in range(200)]
+
+    async def bench(ctx):
+        for t, step in enumerate(steps):
+            ctx.set(dut.step_valid, step is not None)
+            op, window_last = step or (Op.UPDATE, 1)
+            ctx.set(dut.step_op, op)
+            ctx.set(dut.step_window_last, window_last)
+            for c in range(m.cols):
+                ctx.set(dut.delta[c], -t - 1)
+                # The first row's PEs come first, in the order of columns; a lane's edge is a register.
+                before = t - 1 - c
+                applies = before >= 0 and steps[before] == (Op.UPDATE, 1)
+                assert ctx.get(pes[c].delta_in) == (-t if applies else 0), (t, c)
+            await ctx.tick()
+
+    simulator = Simulator(dut)
+    simulator.add_clock(1e-6)
+    simulator.add_testbench(bench)
+    simulator.run()

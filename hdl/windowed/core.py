@@ -1,0 +1,320 @@
+"""The whole core for convolutions and mini-batches: every block, and nothing but the wires between them."""
+
+from __future__ import annotations
+
+from amaranth.hdl import Array, Cat, Const, Module, Mux, Signal
+from amaranth.lib import stream, wiring
+from amaranth.lib.wiring import In, Out, connect, flipped
+
+from hdl.bus import COUNTER_REGISTERS, Bus, BusSignature
+from hdl.counters import Counters
+from hdl.maintenance import Maintenance
+from hdl.op import Op
+from hdl.results import ResultFifo
+from hdl.streams import RESULT_LAYOUT, SAMPLE_LAYOUT
+from hdl.windowed.array import WindowArray
+from hdl.windowed.bias_unit import BiasUnit
+from hdl.windowed.column_memory import ColumnMemory
+from hdl.windowed.columns import Columns
+from hdl.windowed.learning_signal import LearningSignal
+from hdl.windowed.loader import Loader
+from hdl.windowed.map_memory import MapMemory
+from hdl.windowed.sequencer import Sequencer
+from hdl.windowed.taps import TapReader
+from hdl.windowed.walk import Walk
+from hdl.windowed.writer import Writer
+from spec.basis import Basis
+from spec.errors import SpecError
+from spec.machine import WEIGHT_BITS, Machine
+from spec.memory_map import address_bits
+from spec.timing import Phase
+from spec.windowed_timing import FORWARD_TAIL, UPDATE_TAIL
+
+__all__ = ["Core"]
+
+# The last step's last latent is the last thing of `forward`: its column's total, then its own way. (The vector of its
+# position's activations is earlier.) The weight of the last PE is written in the last cycle of `update`. Both count
+# from the last step's read cycle, less the skew R + C.
+assert FORWARD_TAIL == Walk.LEAD + WindowArray.LATENCY + Columns.LATENT_LATENCY - 1
+assert UPDATE_TAIL == Walk.LEAD + WindowArray.WRITE_LATENCY - 1 - 2
+assert Columns.MAP_LATENCY <= Columns.LATENT_LATENCY
+
+
+class Core(wiring.Component):
+    """A machine for networks with `classes` classes and one basis; any layers and batches that its memories hold.
+
+    Members
+    -------
+    bus : In, BusSignature
+        Registers and memories, by the address map of `spec.memory_map`.
+    samples : In, stream of SAMPLE_LAYOUT
+        A sample's elements, row by row, one a beat, then a beat with its label and `last = 1`.
+    results : Out, stream of RESULT_LAYOUT
+        Of a batch, for each layer, in it for each sample, whose `signal` phase runs, its class scores (if
+        CTRL.scores); then each sample's summary.
+    phase, layer : Out
+        What the sequencer is doing: a `spec.timing.Phase` in 3 bits, and for which layer.
+
+    All is synchronous to `clk`, with the synchronous reset `rst`. Reset returns the LFSRs to their
+    starting points and leaves all memories as they are.
+
+    Raises
+    ------
+    SpecError
+        When the machine or the basis do not suit `classes`.
+    """
+
+    def __init__(self, machine: Machine, classes: int, basis: Basis):
+        if not machine.windowed:
+            raise SpecError("gradient_bits", "must not be 0 for this datapath", machine.gradient_bits)
+        self.machine, self.classes, self.basis = machine, classes, basis
+        # Made here and not in elaborate(), so that a machine that does not do is refused at once.
+        self._results = ResultFifo(machine, classes)
+        self._signal = LearningSignal(machine, classes, basis)
+        super().__init__(
+            {
+                "bus": In(BusSignature(address_bits(machine))),
+                "samples": In(stream.Signature(SAMPLE_LAYOUT)),
+                "results": Out(stream.Signature(RESULT_LAYOUT)),
+                "phase": Out(3),
+                "layer": Out(machine.layer_bits),
+            }
+        )
+
+    def elaborate(self, platform) -> Module:
+        m = Module()
+        machine = self.machine
+        m.submodules.bus = bus = Bus(machine)
+        m.submodules.loader = loader = Loader(machine, self.classes)
+        m.submodules.sequencer = sequencer = Sequencer(machine)
+        m.submodules.maintenance = maintenance = Maintenance(machine)
+        m.submodules.walk = walk = Walk(machine)
+        m.submodules.taps = taps = TapReader(machine, machine.max_side)
+        m.submodules.maps = maps = MapMemory(machine)
+        m.submodules.array = array = WindowArray(machine)
+        m.submodules.columns = columns = Columns(machine)
+        m.submodules.writer = writer = Writer(machine)
+        m.submodules.column_memory = column_memory = ColumnMemory(machine)
+        m.submodules.bias = bias = BiasUnit(machine)
+        m.submodules.signal = signal = self._signal
+        m.submodules.results = results = self._results
+        m.submodules.counters = counters = Counters()
+
+        connect(m, flipped(self.bus), bus.bus)
+        connect(m, flipped(self.samples), loader.samples)
+        connect(m, results.results, flipped(self.results))
+        m.d.comb += [self.phase.eq(sequencer.phase), self.layer.eq(sequencer.layer)]
+
+        layer = sequencer.descriptor
+        waiting, forward, finishing = Signal(), Signal(), Signal()
+        m.d.comb += [
+            waiting.eq(sequencer.phase == Phase.WAIT),
+            forward.eq(sequencer.phase == Phase.FORWARD),
+            finishing.eq(sequencer.phase == Phase.FINISH),
+        ]
+
+        # Host, loader and sequencer.
+        m.d.comb += [
+            bus.waiting.eq(waiting),
+            bus.idle.eq(waiting & ~maintenance.busy),
+            bus.bad_label.eq(loader.bad_label),
+            bus.bad_length.eq(loader.bad_length),
+            loader.enable.eq(bus.enable & ~bus.restarting),
+            loader.length.eq(bus.input_length),
+            loader.input_row.eq(bus.input_row),
+            loader.input_gap.eq(bus.input_gap),
+            loader.input_words.eq(bus.input_words),
+            loader.input_slots.eq(bus.input_slots),
+            loader.restart.eq(bus.restart),
+            loader.clear_errors.eq(bus.clear_errors),
+            loader.begin.eq(sequencer.begin),
+            loader.begin_count.eq(sequencer.begin_count),
+            loader.release.eq(sequencer.release),
+            loader.release_count.eq(sequencer.release_count),
+            loader.label_slot.eq(sequencer.label_slot),
+            sequencer.slot_label.eq(loader.label),
+            sequencer.waiting.eq(loader.waiting),
+            sequencer.unlabelled.eq(loader.unlabelled),
+            sequencer.program_write.eq(bus.program_write),
+            sequencer.program_addr.eq(bus.program_addr),
+            sequencer.program_data.eq(bus.program_data),
+            sequencer.layers.eq(bus.layers),
+            sequencer.batch.eq(bus.batch),
+            sequencer.input_slots.eq(bus.input_slots),
+            sequencer.restart.eq(bus.restart),
+            sequencer.enable.eq(bus.enable),
+            sequencer.hold.eq(bus.hold | maintenance.busy),
+            sequencer.room.eq(results.room),
+            sequencer.signal_done.eq(signal.done),
+            sequencer.found.eq(signal.prediction),
+            sequencer.walk_finishing.eq(walk.finishing),
+        ]
+
+        # Steps: the walk's, and in `wait` the maintenance block's, whose activations are 0. A host's word comes out
+        # in one column.
+        fraction_bits = machine.fraction_bits
+        words = Array(total[fraction_bits:][:WEIGHT_BITS] for total in array.result_data)
+        m.d.comb += [
+            maintenance.waiting.eq(waiting),
+            maintenance.weight_valid.eq(bus.weight_valid),
+            maintenance.weight_write.eq(bus.weight_write),
+            maintenance.row.eq(bus.row),
+            maintenance.col.eq(bus.col),
+            maintenance.word.eq(bus.word),
+            maintenance.data.eq(bus.weight_data),
+            bus.weight_done.eq(maintenance.weight_done),
+            bus.read_valid.eq(maintenance.read_valid),
+            bus.read_data.eq(maintenance.read_data),
+            maintenance.advance_array.eq(bus.advance_array),
+            maintenance.advance_bias.eq(bus.advance_bias),
+            maintenance.advance_count.eq(bus.advance_count),
+            bus.advancing_array.eq(maintenance.advancing_array),
+            bus.advancing_bias.eq(maintenance.advancing_bias),
+            array.step_valid.eq(walk.step_valid | maintenance.step_valid),
+            array.step_op.eq(Mux(waiting, maintenance.step_op, walk.step_op)),
+            array.step_addr.eq(Mux(waiting, maintenance.step_addr, walk.step_addr)),
+            array.step_first.eq(Mux(waiting, maintenance.step_first, walk.step_first)),
+            array.step_last.eq(Mux(waiting, maintenance.step_last, walk.step_last)),
+            # A step of the maintenance block is a window, on all PEs.
+            array.step_window_first.eq(waiting | walk.step_window_first),
+            array.step_window_last.eq(waiting | walk.step_window_last),
+            array.step_diagonal.eq(~waiting & walk.step_diagonal),
+            array.coarse.eq(layer.coarse),
+            array.host_row.eq(maintenance.host_row),
+            array.host_col.eq(maintenance.host_col),
+            array.host_data.eq(maintenance.host_data),
+            maintenance.result_valid.eq(array.result_valid.any()),
+            maintenance.result_data.eq(Cat(Const(0, fraction_bits), words[maintenance.host_col]).as_signed()),
+        ]
+
+        # The walk, and what it reads for the array.
+        m.d.comb += [
+            walk.start.eq(sequencer.walk_start),
+            walk.update.eq(sequencer.walk_update),
+            walk.samples.eq(sequencer.samples),
+            walk.x_first.eq(sequencer.walk_x_first),
+            walk.x_wrap.eq(sequencer.walk_x_wrap),
+            walk.layer.eq(layer),
+            taps.prepare.eq(sequencer.prepare),
+            taps.channels.eq(layer.in_channels),
+            *(
+                getattr(taps, name).eq(layer[name])
+                for name in ("kernel_height", "kernel_width", "stride", "padding", "input_height", "input_width",
+                             "pitch", "excess", "depthwise")
+            ),
+            *(
+                getattr(taps, f"{amount}_digits")[digit].eq(layer[f"{amount}_{digit}"])
+                for amount in ("step", "rewind") for digit in ("ky", "kx", "ci")
+            ),
+            *(
+                getattr(taps, name).eq(getattr(walk, f"tap_{name}"))
+                for name in ("step_valid", "y", "x", "base", "tile_channels", "advance", "rewind")
+            ),
+            maps.rotation.eq(taps.rotation),
+            maps.mask.eq(taps.mask),
+            *(maps.read_addr[b].eq(taps.read_addr[b]) for b in range(machine.rows)),
+            maps.load_valid.eq(loader.load_valid),
+            maps.load_element.eq(loader.load_element),
+            maps.load_data.eq(loader.load_data),
+            loader.load_ready.eq(maps.load_ready),
+            *(array.act[r].eq(maps.act[r]) for r in range(machine.rows)),
+            column_memory.slope_addr.eq(walk.slope_addr),
+            column_memory.signal_addr.eq(walk.signal_addr),
+            column_memory.signal_channels.eq(walk.signal_channels),
+            array.neg.eq(column_memory.neg),
+            *(array.delta[c].eq(column_memory.delta[c]) for c in range(machine.cols)),
+        ]  # fmt: skip
+
+        # Totals out of the array: to activations in the map memory, slope bits, latents.
+        m.d.comb += [
+            bias.read_addr.eq(walk.bias_addr),
+            columns.result_valid.eq(Mux(forward, array.result_valid, 0)),
+            columns.position.eq(walk.position),
+            columns.position_tile.eq(walk.position_tile),
+            columns.position_channels.eq(walk.position_channels),
+            *(columns.result_data[c].eq(array.result_data[c]) for c in range(machine.cols)),
+            *(columns.bias[c].eq(bias.bias[c]) for c in range(machine.cols)),
+            *(
+                getattr(columns, name).eq(layer[name])
+                for name in ("in_frac", "act_shift", "latent_shift", "is_output", "max_pool")
+            ),
+            writer.base.eq(Cat(Const(0, machine.row_bits), sequencer.a_word)),
+            *(
+                getattr(writer, name).eq(layer[name])
+                for name in ("a_pitch", "next_channels", "max_pool", "pool_latent", "is_output")
+            ),
+            *(
+                getattr(writer, name).eq(getattr(columns, name))
+                for name in ("map_valid", "map_position", "map_tile", "map_channels", "latent_valid", "latent",
+                             "latent_column", "latent_window", "latent_y", "latent_tile")
+            ),
+            *(writer.map_data[c].eq(columns.map_data[c]) for c in range(machine.cols)),
+            maps.write_valid.eq(writer.write_valid),
+            maps.write_element.eq(writer.write_element),
+            maps.write_count.eq(writer.write_count),
+            *(maps.write_data[c].eq(writer.write_data[c]) for c in range(machine.cols)),
+            column_memory.layer_start.eq(sequencer.layer_start),
+            column_memory.slope_valid.eq(columns.slope_valid),
+            column_memory.slope.eq(columns.slope),
+            *(
+                getattr(signal, name).eq(getattr(columns, name))
+                for name in ("latent_valid", "latent", "latent_column", "latent_weight", "score")
+            ),
+        ]  # fmt: skip
+
+        # The learning signal: to the result FIFO, the column memory and the biases.
+        m.d.comb += [
+            signal.start.eq(sequencer.sample_start),
+            signal.go.eq(sequencer.signal_start),
+            signal.label.eq(sequencer.label),
+            signal.train.eq(sequencer.signal_train),
+            *(
+                getattr(signal, name).eq(layer[name])
+                for name in ("is_output", "latents", "windows", "score_shift", "rate_shift", "left_max", "coarse")
+            ),
+            results.layers.eq(bus.layers),
+            results.scores.eq(bus.scores),
+            results.batch.eq(bus.batch),
+            results.single.eq(sequencer.single),
+            results.begin.eq(sequencer.begin),
+            results.score_valid.eq(signal.report_valid),
+            results.score.eq(signal.report_score),
+            results.summary.eq(finishing),
+            results.prediction.eq(sequencer.prediction),
+            results.label.eq(sequencer.label),
+            *(
+                getattr(column_memory, name).eq(getattr(signal, name))
+                for name in ("delta_valid", "delta_value", "delta_channel_last", "delta_sample_last")
+            ),
+            *(
+                getattr(bias, name).eq(getattr(signal, name))
+                for name in ("delta_valid", "delta_value", "delta_weight", "delta_channel_last", "delta_sample_last")
+            ),
+            bias.layer_start.eq(sequencer.layer_start),
+            bias.b_base.eq(layer.b_base),
+            bias.sample_first.eq(sequencer.sample_first),
+            bias.sample_last.eq(sequencer.sample_last),
+            bias.bias_shift.eq(layer.in_frac + Cat(Const(0, 2), layer.coarse)),
+            bias.pad.eq(sequencer.update_start),
+            bias.pad_count.eq(machine.cols - layer.last_channels),
+            bias.advance.eq(maintenance.bias_advance),
+            bias.host_valid.eq(bus.bias_valid),
+            bias.host_addr.eq(bus.bias_addr),
+            bias.host_write.eq(bus.bias_write),
+            bias.host_data.eq(bus.bias_data),
+            bus.bias_q.eq(bias.host_q),
+        ]
+
+        # UPDATE_STEPS counts as the PEs' LFSRs step: once a tile.
+        m.d.comb += [
+            counters.phase.eq(sequencer.phase),
+            counters.forward_step.eq(array.step_valid & (array.step_op == Op.FORWARD)),
+            counters.update_step.eq(
+                array.step_valid & (array.step_op == Op.UPDATE) & array.step_window_last & array.step_first
+            ),
+            counters.bias_step.eq(bias.stepped),
+            counters.sample_done.eq(finishing),
+            counters.clear.eq(bus.clear_counters),
+            *(getattr(bus, name).eq(getattr(counters, name)) for name in COUNTER_REGISTERS),
+        ]
+        return m

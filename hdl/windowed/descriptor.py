@@ -1,0 +1,77 @@
+"""A layer's descriptor as this datapath's hardware keeps it."""
+
+from __future__ import annotations
+
+from amaranth.hdl import signed, unsigned
+from amaranth.lib import data
+
+from hdl.windowed.map_memory import element_bits
+from hdl.windowed.taps import MAX_KERNEL, digits_layout
+from spec.machine import Machine
+from spec.windowed_program import WINDOWED_FIELDS
+
+__all__ = ["UNUSED_FIELDS", "count_bits", "descriptor_layout"]
+
+UNUSED_FIELDS = ("channels",)
+"""Fields that hardware has no use for: column tiles and `last_channels` say how many channels there are."""
+
+
+def count_bits(machine: Machine) -> dict[str, int]:
+    """Widths that hold any layer's numbers of column tiles, of steps and of cycles a position."""
+    col_tiles = -(-machine.max_neurons // machine.cols)
+    # Depthwise, a step is a tap, and taps are few.
+    steps = max(-(-machine.max_fan_in // machine.rows), MAX_KERNEL**2)
+    return {
+        "col_tiles": col_tiles.bit_length(),
+        "steps": steps.bit_length(),
+        "interval": max(steps, machine.cols).bit_length(),
+    }
+
+
+def descriptor_layout(machine: Machine) -> data.StructLayout:
+    """The fields of `spec.windowed_program`, but UNUSED_FIELDS, each only as wide as this machine needs.
+
+    A stride may equal a memory's depth, when only one sample fits: it is then 0 here and not used.
+    """
+    side = machine.max_side.bit_length()
+    kernel = MAX_KERNEL.bit_length()
+    words, elements = machine.activation_addr_bits, element_bits(machine)
+    neurons = machine.max_neurons.bit_length()
+    digits = dict(digits_layout(machine))
+    widths = {
+        "kernel_height": kernel,
+        "kernel_width": kernel,
+        "padding": (MAX_KERNEL - 1).bit_length(),
+        "in_channels": machine.max_fan_in.bit_length(),
+        "input_height": side,
+        "input_width": side,
+        "pitch": elements,
+        "excess": words,
+        **{f"{amount}_{digit}": digits[digit].width for amount in ("step", "rewind") for digit in digits},
+        "x_base": words,
+        "x_stride": words,
+        "height": side,
+        "width": side,
+        "window_height": side,
+        "window_width": side,
+        "positions": (machine.max_side**2).bit_length(),
+        "windows": neurons,
+        "latents": neurons,
+        "last_channels": machine.cols.bit_length(),
+        **count_bits(machine),
+        "slope_stride": machine.slope_addr_bits,
+        "signal_stride": machine.signal_addr_bits,
+        "a_base": words,
+        "a_stride": words,
+        "a_pitch": elements,
+        "next_channels": neurons,
+        "w_base": machine.weight_addr_bits,
+        "b_base": machine.bias_bank_addr_bits,
+    }
+    return data.StructLayout(
+        {
+            name: (signed if field.signed else unsigned)(min(field.width, widths.get(name, field.width)))
+            for name, field in WINDOWED_FIELDS.items()
+            if name not in UNUSED_FIELDS
+        }
+    )

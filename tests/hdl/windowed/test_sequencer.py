@@ -1,0 +1,328 @@
+"""hdl.windowed.sequencer: which batch begins, every phase exactly as long as it must be, every pulse in its cycle.
+
+The walk, the loader and the learning signal are stood in for.
+"""
+
+import random
+from dataclasses import replace
+
+import pytest
+from amaranth.sim import Simulator
+
+from hdl.windowed.sequencer import Sequencer
+from spec.machine import load_machine
+from spec.network import NO_LABEL
+from spec.program import encode
+from spec.timing import Phase
+from spec.windowed_program import WINDOWED_FIELDS, WINDOWED_STRIDE, WINDOWED_WORDS, WindowedDescriptor
+from spec.windowed_timing import FORWARD_TAIL, SETUP_TAIL, UPDATE_TAIL
+
+PULSES = ("begin", "release", "prepare", "walk_start", "layer_start", "sample_start", "signal_start", "update_start")
+
+
+def machine(rows, cols, **changes):
+    values = {
+        "rows": rows, "cols": cols, "weight_depth": 64, "activation_depth": 256, "max_neurons": 24, "max_fan_in": 24,
+        "bias_depth": 64, "max_layers": 3, "fraction_bits": 20, "gradient_bits": 44, "max_batch": 3, "max_side": 12,
+    }  # fmt: skip
+    return replace(load_machine("tiny"), **{**values, **changes})
+
+
+def program_of(rng, count, slots):
+    """Any values that fit; the ring of the first layer fits the memory."""
+    layers = []
+    for number in range(count):
+        values = {name: rng.randint(field.low, field.high) for name, field in WINDOWED_FIELDS.items()}
+        values |= {"is_output": int(number == count - 1), "train": int(rng.randrange(4) > 0)}
+        if number == 0:
+            values |= {"x_base": 0, "x_stride": rng.randint(1, 255 // slots)}
+        layers.append(WindowedDescriptor(**values))
+    return layers
+
+
+class Bench:
+    """Drives a sequencer; what is around it is as good as the contracts let it be."""
+
+    def __init__(self, dut, ctx, rng):
+        self.dut, self.ctx, self.rng, self.m = dut, ctx, rng, dut.machine
+        self.layers, self.slots, self.slot = [], 1, 0
+        self.queue = []  # labels of samples that have not begun
+        self.labels = [0] * (2 * self.m.max_batch)  # a slot
+        self.asked = 0
+        self.found = False  # the sequencer may look at `found`
+
+    def set(self, **values):
+        for name, value in values.items():
+            self.ctx.set(getattr(self.dut, name), value)
+
+    def get(self, name):
+        return self.ctx.get(getattr(self.dut, name))
+
+    async def tick(self):
+        """A cycle, in which the loader's label is that of the slot asked for a cycle before."""
+        self.ctx.set(self.dut.slot_label, self.labels[self.asked])
+        self.asked = self.get("label_slot")
+        await self.ctx.tick()
+
+    def offer(self):
+        """What the loader says of the queue."""
+        labelled = [label for label in self.queue if label != NO_LABEL]
+        self.set(waiting=len(labelled), unlabelled=len(labelled) < len(self.queue))
+
+    def makes(self, batch):
+        """Whether the queue makes a batch."""
+        return sum(label != NO_LABEL for label in self.queue) >= batch or NO_LABEL in self.queue
+
+    def quiet(self, *others):
+        """No pulse but these."""
+        for name in PULSES:
+            assert self.get(name) == (name in others), name
+
+    async def load(self, count, slots):
+        """Another program; the ring begins anew."""
+        self.layers, self.slots, self.slot, self.queue = program_of(self.rng, count, slots), slots, 0, []
+        self.set(program_write=1, hold=1)
+        for number, layer in enumerate(self.layers):
+            for word, value in enumerate(encode(layer)):
+                self.set(program_addr=number * WINDOWED_STRIDE + word, program_data=value)
+                await self.tick()
+        self.set(program_write=0, layers=count, input_slots=slots, restart=1)
+        self.offer()
+        await self.tick()
+        self.set(restart=0)
+
+    async def begin(self, batch):
+        """Waits a while, with each condition missing in turn; then the batch begins. Returns its labels."""
+        dut_ready = {"enable": 1, "room": 1, "hold": 0}
+        for missing in dut_ready:
+            self.set(**{**dut_ready, missing: 1 - dut_ready[missing]})
+            for _ in range(3):
+                self.quiet()
+                assert self.get("phase") == Phase.WAIT and self.get("layer") == 0
+                await self.tick()
+        return await self.start(batch, dut_ready)
+
+    async def start(self, batch, ready):
+        labelled = [label for label in self.queue if label != NO_LABEL]
+        labels = labelled[:batch] or self.queue[:1]
+        self.set(**ready)
+        self.quiet("begin")
+        assert self.get("begin_count") == len(labels)
+        assert self.get("single") == (labels == [NO_LABEL])
+        await self.tick()
+        # Not before the begin of the next phase is anything of this looked at again.
+        self.queue = self.queue[len(labels) :]
+        self.offer()
+        return labels
+
+    async def phase(self, phase, number, length, labels, sample, learns, walk):
+        """All of a phase; `walk` is the number of cycles that the walk takes, if it walks."""
+        layer, samples = self.layers[number], len(labels)
+        first_slot = self.slot
+        for cycle in range(length):
+            final = cycle == length - 1
+            walks = phase in (Phase.FORWARD, Phase.UPDATE)
+            self.set(
+                walk_finishing=walks and cycle == walk - 1,
+                signal_done=phase is Phase.SIGNAL and final,
+                room=self.rng.randrange(2), enable=self.rng.randrange(2), hold=self.rng.randrange(2),
+            )  # fmt: skip
+            if phase is Phase.SIGNAL or not self.found:
+                self.set(found=self.rng.randrange(256))
+            where = (phase, number, sample, cycle)
+            assert self.get("phase") == phase and self.get("layer") == number, where
+            assert self.get("samples") == samples
+            signals = learns or layer.is_output
+            done = final and (phase is Phase.SIGNAL or (phase is Phase.FORWARD and not signals))
+            last = sample == samples - 1
+            ends = final and (phase is Phase.UPDATE or (done and last and not learns))
+            starts = final and phase is Phase.SETUP or done and (not last or learns)
+            pulses = {
+                "prepare": phase is Phase.SETUP and cycle == WINDOWED_WORDS,
+                "walk_start": starts,
+                "sample_start": phase is Phase.FORWARD and cycle == 0,
+                "layer_start": phase is Phase.FORWARD and cycle == 0 and sample == 0,
+                "signal_start": phase is Phase.SIGNAL and cycle == 0,
+                "update_start": phase is Phase.UPDATE and cycle == 0,
+                "release": ends and number == 0,
+            }  # fmt: skip
+            self.quiet(*(name for name, happens in pulses.items() if happens))
+            if starts:
+                updates = done and last
+                assert self.get("walk_update") == updates
+                following = 0 if phase is Phase.SETUP or updates else sample + 1
+                assert self.get("walk_x_first") == self.base(number, following), where
+                ring = (self.slots - first_slot) if number == 0 else 0
+                assert self.get("walk_x_wrap") == ring, where
+            if ends and number == 0:
+                assert self.get("release_count") == samples
+            if phase is not Phase.SETUP or cycle >= WINDOWED_WORDS:
+                self.check_descriptor(layer, number)
+            if phase is Phase.FORWARD and cycle >= 2 or phase is Phase.SIGNAL or phase is Phase.UPDATE and cycle < 2:
+                assert self.get("a_word") == (layer.a_base + sample * layer.a_stride) % 256, where
+            if phase is Phase.FORWARD and cycle < 2 and sample:
+                assert self.get("a_word") == (layer.a_base + (sample - 1) * layer.a_stride) % 256, where
+            if phase is Phase.SIGNAL:
+                assert self.get("signal_train") == learns
+                assert self.get("label") == labels[sample], where
+                if cycle:
+                    assert self.get("sample_first") == (sample == 0)
+                    assert self.get("sample_last") == last
+            await self.tick()
+        self.set(walk_finishing=0, signal_done=0)
+
+    def base(self, number, sample):
+        layer = self.layers[number]
+        if number == 0:
+            return (self.slot + sample) % self.slots * layer.x_stride
+        return (layer.x_base + sample * layer.x_stride) % 256
+
+    def check_descriptor(self, layer, number):
+        for name, shape in self.dut.descriptor.shape():
+            if name == "x_base" and number == 0:
+                expected = self.base(0, 0)
+            else:
+                expected = getattr(layer, name)
+                width = shape.width
+                expected = expected % (1 << width) if expected >= 0 or width < WINDOWED_FIELDS[name].width else expected
+            assert self.ctx.get(getattr(self.dut.descriptor, name)) == expected, name
+
+    async def run(self, labels):
+        """A batch up to `finish`; returns the predictions made for it."""
+        m, rng, trains = self.m, self.rng, labels != [NO_LABEL]
+        skew = m.rows + m.cols
+        for n, label in enumerate(labels):
+            self.labels[(self.slot + n) % self.slots] = label
+        predictions = []
+        for number, layer in enumerate(self.layers):
+            learns = bool(layer.train and trains)
+            length = WINDOWED_WORDS + m.rows + SETUP_TAIL
+            await self.phase(Phase.SETUP, number, length, labels, 0, learns, 0)
+            for sample in range(len(labels)):
+                walk = rng.randint(1, 7)
+                length = walk + skew + FORWARD_TAIL
+                await self.phase(Phase.FORWARD, number, length, labels, sample, learns, walk)
+                if number == 0:
+                    # Once read, a label may go.
+                    self.labels[(self.slot + sample) % self.slots] = rng.randrange(256)
+                if learns or layer.is_output:
+                    await self.phase(Phase.SIGNAL, number, rng.randint(1, 6), labels, sample, learns, 0)
+                    if layer.is_output:
+                        predictions.append(rng.randrange(256))
+                        self.set(found=predictions[-1])
+                        self.found = True
+            if learns:
+                walk = rng.randint(1, 7)
+                length = walk + skew + UPDATE_TAIL
+                await self.phase(Phase.UPDATE, number, length, labels, len(labels) - 1, learns, walk)
+            if number == 0:
+                self.slot = (self.slot + len(labels)) % self.slots
+        return predictions
+
+    async def finish(self, labels, predictions):
+        """All but the last cycle, which may begin the next batch."""
+        for sample, (label, prediction) in enumerate(zip(labels, predictions, strict=True)):
+            assert self.get("phase") == Phase.FINISH and self.get("layer") == 0
+            assert self.get("label") == label
+            assert self.get("prediction") == prediction
+            if sample < len(labels) - 1:
+                self.set(enable=1, room=1, hold=0)
+                self.quiet()
+                await self.tick()
+        self.found = False
+
+
+def simulate(dut, bench):
+    simulator = Simulator(dut)
+    simulator.add_clock(1e-6)
+    simulator.add_testbench(bench)
+    simulator.run()
+
+
+@pytest.mark.parametrize("rows, cols", [(1, 1), (2, 2), (4, 3), (8, 8)])
+def test_batches(rows, cols):
+    """Random programs, batches and rings; each cycle's outputs are checked."""
+    rng = random.Random(f"{rows} {cols}")
+    dut = Sequencer(machine(rows, cols))
+    seen = set()
+
+    async def bench(ctx):
+        b = Bench(dut, ctx, rng)
+        for number in range(6):
+            batch = 1 + number % 3
+            await b.load(rng.randint(1, 3), rng.randint(batch, 6))
+            b.set(batch=batch)
+            straight = False
+            for _ in range(4):
+                if not straight and (not b.makes(batch) or rng.randrange(2)):
+                    labelled = rng.choice([0, 1, batch, b.slots])
+                    b.queue = [rng.choice([0, 1, 254]) for _ in range(labelled)]
+                    if labelled < batch or rng.randrange(2):
+                        b.queue.append(NO_LABEL)
+                if straight:
+                    labels = await b.start(batch, {"enable": 1, "room": 1, "hold": 0})
+                else:
+                    b.offer()
+                    await b.tick()
+                    labels = await b.begin(batch)
+                seen.add((len(labels), labels == [NO_LABEL]))
+                predictions = await b.run(labels)
+                await b.finish(labels, predictions)
+                # Straight on to what has waited since, if that is a batch, or by way of `wait`.
+                straight = rng.randrange(2) and b.makes(batch)
+                if not straight:
+                    b.set(enable=0)
+                    b.quiet()
+                    await b.tick()
+                    assert b.get("phase") == Phase.WAIT
+            b.set(enable=0, hold=1)
+            await b.tick()
+
+    simulate(dut, bench)
+    assert seen == {(1, True), (1, False), (2, False), (3, False)}
+
+
+@pytest.mark.parametrize("waiting, unlabelled, batch, count", [
+    (0, 0, 1, None), (1, 0, 2, None), (2, 0, 3, None), (0, 1, 3, 1), (1, 1, 3, 1), (2, 1, 3, 2), (3, 0, 3, 3),
+    (3, 1, 3, 3), (6, 0, 3, 3), (5, 1, 3, 3), (1, 0, 1, 1), (6, 1, 1, 1), (6, 1, 0, None), (0, 1, 0, None),
+])  # fmt: skip
+@pytest.mark.parametrize("layers", [0, 2])
+def test_when_a_batch_begins(waiting, unlabelled, batch, count, layers):
+    """The full number, or those in front of an unlabelled sample, or that one; nothing without layers."""
+    dut = Sequencer(machine(2, 2))
+
+    async def bench(ctx):
+        for name, value in (("layers", layers), ("batch", batch), ("input_slots", 6), ("enable", 1), ("room", 1),
+                            ("waiting", waiting), ("unlabelled", unlabelled)):  # fmt: skip
+            ctx.set(getattr(dut, name), value)
+        for cycle in range(6):
+            begins = cycle == 1 and count is not None and layers
+            assert ctx.get(dut.begin) == bool(begins)
+            if begins:
+                assert ctx.get(dut.begin_count) == count
+                assert ctx.get(dut.single) == (waiting == 0)
+            await ctx.tick()
+
+    simulate(dut, bench)
+
+
+def test_nothing_begins_behind_a_restart():
+    """Of what the ring held; `hold` is there in the cycle of `restart` alone."""
+    dut = Sequencer(machine(2, 2))
+
+    async def bench(ctx):
+        for name, value in (("layers", 1), ("batch", 1), ("input_slots", 4), ("enable", 1), ("room", 1),
+                            ("hold", 1), ("waiting", 2)):  # fmt: skip
+            ctx.set(getattr(dut, name), value)
+        await ctx.tick().repeat(3)
+        ctx.set(dut.restart, 1)
+        assert not ctx.get(dut.begin)
+        await ctx.tick()
+        ctx.set(dut.restart, 0)
+        ctx.set(dut.hold, 0)
+        ctx.set(dut.waiting, 0)
+        for _ in range(4):
+            assert not ctx.get(dut.begin)
+            await ctx.tick()
+
+    simulate(dut, bench)
