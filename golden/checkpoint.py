@@ -26,6 +26,8 @@ __all__ = [
     "Parameters",
     "load_checkpoint",
     "load_weights",
+    "named",
+    "paired",
     "save_checkpoint",
     "save_weights",
     "weights_sha256",
@@ -39,7 +41,7 @@ floats.
 
 FORMAT = "entrain checkpoint 1"
 EPOCH_OF_ZIP = (1980, 1, 1, 0, 0, 0)
-META, STATE = "meta", "state/"
+META, STATE, SUMS = "meta", "state/", "sums/"
 UNREADABLE = (
     OSError,
     ValueError,
@@ -61,13 +63,16 @@ class Checkpoint:
     `identity` names everything that must stay the same for a resumed run to reach bit-equal weights
     (network, rule, arithmetic, seed, data); `progress` is what `golden.train` counts (epoch,
     sample, history: JSON values); `state` is the backend's `state_dict()`; `names` says for values
-    of `identity` that are hashes, what of: for messages.
+    of `identity` that are hashes, what of: for messages; `sums` are weights and biases added up
+    after the epochs whose mean is wanted, by the names of `named`, int64 or float64: none before
+    the first of these epochs has ended.
     """
 
     identity: dict[str, str]
     progress: dict
     state: dict[str, np.ndarray]
     names: dict[str, str] = field(default_factory=dict)
+    sums: dict[str, np.ndarray] = field(default_factory=dict)
 
 
 def write_atomically(path: Path, arrays: Mapping[str, np.ndarray]) -> None:
@@ -108,6 +113,7 @@ def save_checkpoint(path: Path, checkpoint: Checkpoint) -> None:
     }
     arrays = {META: np.array(json.dumps(meta))}
     arrays |= {STATE + name: value for name, value in checkpoint.state.items()}
+    arrays |= {SUMS + name: value for name, value in checkpoint.sums.items()}
     write_atomically(path, arrays)
 
 
@@ -122,14 +128,13 @@ def load_checkpoint(
             meta = json.loads(str(archive[META][()]))
             if meta["format"] != FORMAT:
                 raise ValueError(f"format {meta['format']!r}")
-            state = {
-                name.removeprefix(STATE): archive[name]
-                for name in archive.files
-                if name.startswith(STATE)
-            }
-            # The names came later than the format.
+            state, sums = (
+                {name.removeprefix(part): archive[name] for name in archive.files if name.startswith(part)}
+                for part in (STATE, SUMS)
+            )
+            # Names and sums came later than the format.
             called = dict(meta.get("names", {}))
-            found = Checkpoint(dict(meta["identity"]), dict(meta["progress"]), state, called)
+            found = Checkpoint(dict(meta["identity"]), dict(meta["progress"]), state, called, sums)
     except UNREADABLE as error:
         raise SpecError(f"{path}: must be a checkpoint of entrain ({_reason(error)})") from None
     if identity is not None:
@@ -144,12 +149,22 @@ def load_checkpoint(
     return found
 
 
-def save_weights(path: Path, parameters: Sequence[tuple[np.ndarray, np.ndarray]]) -> None:
-    """Writes weights as `.npz`: `layer0_weight`, `layer0_bias`, `layer1_weight`, … in layer order."""
+def named(parameters: Sequence[tuple[np.ndarray, np.ndarray]]) -> dict[str, np.ndarray]:
+    """A network's arrays by name: `layer0_weight`, `layer0_bias`, `layer1_weight`, … in layer order."""
     arrays = {}
     for index, (weight, bias) in enumerate(parameters):
         arrays[f"layer{index}_weight"], arrays[f"layer{index}_bias"] = weight, bias
-    write_atomically(path, arrays)
+    return arrays
+
+
+def paired(arrays: Mapping[str, np.ndarray]) -> Parameters:
+    """The parameters that `named` named; KeyError for a name that is missing."""
+    return [(arrays[f"layer{i}_weight"], arrays[f"layer{i}_bias"]) for i in range(len(arrays) // 2)]
+
+
+def save_weights(path: Path, parameters: Sequence[tuple[np.ndarray, np.ndarray]]) -> None:
+    """Writes weights as `.npz`: `layer0_weight`, `layer0_bias`, `layer1_weight`, … in layer order."""
+    write_atomically(path, named(parameters))
 
 
 def load_weights(path: Path, shapes: Sequence[tuple[int, int]] | None = None) -> Parameters:
@@ -166,7 +181,7 @@ def load_weights(path: Path, shapes: Sequence[tuple[int, int]] | None = None) ->
             f"{path}: keys must be layer0_weight, layer0_bias, layer1_weight, …, "
             f"got {', '.join(sorted(arrays)) or 'none'}"
         )
-    found = [(arrays[f"layer{i}_weight"], arrays[f"layer{i}_bias"]) for i in range(layers)]
+    found = paired(arrays)
     if shapes is not None:
         if len(shapes) != layers:
             raise SpecError(f"{path}: must hold {len(shapes)} layers, got {layers}")

@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import IO, Protocol
+from typing import IO, Any, NoReturn, Protocol
 
 import numpy as np
 
@@ -23,6 +23,8 @@ from golden.checkpoint import (
     Checkpoint,
     Parameters,
     load_checkpoint,
+    named,
+    paired,
     save_checkpoint,
     weights_sha256,
 )
@@ -31,6 +33,7 @@ from spec.errors import SpecError
 from spec.network import Network
 
 __all__ = [
+    "Average",
     "Backend",
     "Epoch",
     "Parameters",
@@ -39,6 +42,7 @@ __all__ = [
     "TrainResult",
     "TrainingInterrupted",
     "accuracy",
+    "check_average",
     "epoch_order",
     "initial_codes",
     "initial_parameters",
@@ -128,15 +132,30 @@ class Epoch:
 
 
 @dataclass(frozen=True)
+class Average:
+    """The mean of the weights after each of the last `epochs` epochs, as a backend holds it: codes,
+    rounded half up; or floats in its own precision, of a mean in float64. `test_accuracy` in
+    percent.
+    """
+
+    epochs: int
+    test_accuracy: float
+    weights_sha256: str
+    parameters: Parameters = field(compare=False, repr=False)
+
+
+@dataclass(frozen=True)
 class TrainResult:
     """A finished training: `history` has one entry an epoch, earlier runs of a resumed training
-    included; `samples` and `cycles` count all of them; `seconds` is this run's wall clock.
+    included; `samples` and `cycles` count all of them; `seconds` is this run's wall clock;
+    `average` is None where none was asked for.
     """
 
     history: tuple[Epoch, ...]
     samples: int
     cycles: int | None
     seconds: float
+    average: Average | None = None
 
     @property
     def test_accuracy(self) -> float:
@@ -298,6 +317,7 @@ def train_epochs(
     checkpoint_path: str | Path | None = None,
     progress: Progress | None = None,
     on_epoch: Callable[[Epoch], None] | None = None,
+    average: int | None = None,
 ) -> TrainResult:
     """Trains for `epochs` epochs, each over the whole training set in the order of `epoch_order`.
 
@@ -307,9 +327,15 @@ def train_epochs(
     more epochs, raises SpecError. Ctrl-C and SIGTERM end the training between two chunks of samples
     with TrainingInterrupted; a second Ctrl-C ends it at once. `on_epoch` is called for every epoch
     that this run finishes.
+
+    With `average`, 1…epochs, the mean of the weights after each of so many epochs, the last ones,
+    is tested too; the backend and the checkpoint keep the weights of the last epoch. The sum behind
+    the mean is in the checkpoint; `check_average` says which checkpoints have another.
     """
     if epochs < 1:
         raise SpecError(f"epochs: must be 1 or more, got {epochs}")
+    if average is not None and not 1 <= average <= epochs:
+        raise SpecError(f"average: must lie in 1…{epochs}, the epochs, got {average}")
     if not 0 <= seed < 2**32:
         raise SpecError(f"seed: must lie in 0…{2**32 - 1}, got {seed}")
     require_fit(dataset, backend.network)
@@ -320,11 +346,14 @@ def train_epochs(
     began = time.monotonic()
 
     run = _Run()
+    summed_from = None if average is None else epochs - average + 1
+    sums: Parameters = []
     if path is not None and path.exists():
         saved = load_checkpoint(path, identity, names)
         try:
             run = _Run.from_json(saved.progress)
             backend.load_state_dict(saved.state)
+            sums = _loaded_sums(saved, backend.parameters())
         except (KeyError, TypeError, ValueError) as error:
             raise SpecError(f"{path}: checkpoint does not fit this backend ({error})") from None
         if (run.epoch, run.sample) > (epochs, 0):
@@ -332,11 +361,20 @@ def train_epochs(
             raise SpecError(
                 f"{path}: checkpoint has {trained:.4g} epochs, more than epochs = {epochs}"
             )
+        if average is not None:
+            check_average(path, saved.progress, epochs, average)
+        if summed_from is None or run.epoch < summed_from:
+            run.summed_from, sums = None, []  # of a mean that another run wanted
         progress.line(f"resumed from {path}: epoch {run.epoch + 1}, sample {run.sample}")
 
     def save() -> None:
         if path is not None:
-            save_checkpoint(path, Checkpoint(identity, run.to_json(), backend.state_dict(), names))
+            save_checkpoint(path, Checkpoint(identity, run.to_json(), backend.state_dict(), names, named(sums)))
+
+    def stop(where: str) -> NoReturn:
+        rest = f"saved in {path}" if path is not None else "not saved"
+        progress.clear()
+        raise TrainingInterrupted(f"interrupted {where}; {rest}")
 
     samples = len(dataset.y_train)
     total = epochs * samples
@@ -349,10 +387,7 @@ def train_epochs(
             while run.sample < samples:
                 if interrupted():
                     save()
-                    where = f"epoch {run.epoch + 1}, sample {run.sample}"
-                    rest = f"saved in {path}" if path is not None else "not saved"
-                    progress.clear()
-                    raise TrainingInterrupted(f"interrupted at {where}; {rest}")
+                    stop(f"at epoch {run.epoch + 1}, sample {run.sample}")
                 picked = order[run.sample : run.sample + chunk]
                 labels = dataset.y_train[picked]
                 start = time.monotonic()
@@ -365,29 +400,106 @@ def train_epochs(
                 chunk = _next_chunk(len(picked), now - start, batch)
                 done = run.epoch * samples + run.sample
                 progress.update(done, total, run.epoch, epochs, run.correct, run.sample)
+            parameters = backend.parameters()
             entry = run.finish_epoch(
                 samples,
                 accuracy(backend.predict(dataset.x_test), dataset.y_test),
-                weights_sha256(backend.parameters()),
+                weights_sha256(parameters),
             )
+            if summed_from is not None and run.epoch >= summed_from:
+                run.summed_from, sums = summed_from, _added(sums, parameters)
             save()
             last_save = time.monotonic()
             progress.epoch(entry, epochs)
             if on_epoch is not None:
                 on_epoch(entry)
+        if average is not None and interrupted():
+            stop("before the test of the mean weights")
+    mean = None if average is None else _test_average(backend, dataset, sums, average)
+    if mean is not None:
+        progress.line(f"mean weights of epochs {summed_from} to {epochs}: test {mean.test_accuracy:.2f} %")
     cycles = [entry.cycles for entry in run.history if entry.cycles is not None]
     return TrainResult(
         tuple(run.history),
         total,
         sum(cycles) if len(cycles) == epochs else None,
         time.monotonic() - began,
+        mean,
     )
+
+
+def check_average(path: Path, progress: Mapping[str, Any], epochs: int, average: int) -> None:
+    """Refuses a checkpoint (its path and `progress`) from which a training of `epochs` epochs cannot go on to a mean of
+    the weights after the last `average` of them: some of these epochs have ended, and it has no sum
+    from the first of them on.
+    """
+    first, done, had = epochs - average + 1, progress["epoch"], progress.get("summed_from")
+    if done < first or had == first:
+        return
+    can = [str(epochs - had + 1)] if isinstance(had, int) and had <= epochs else []
+    can += [f"at most {epochs - done}"] if done < epochs else []
+    rest = f"with an average of {' or '.join(can)} epochs" if can else "without an average"
+    raise SpecError(
+        f"{path}: checkpoint has {done} epochs, but not the sum of the weights from epoch {first} on, for an "
+        f"average of {average} epochs; continue {rest}, or train into another folder (--out)"
+    )
+
+
+def _added(sums: Parameters, parameters: Parameters) -> Parameters:
+    """`sums` (none are zeros) and `parameters`, added up: codes exactly, in int64, where 2^46 epochs of 16 bits fit,
+    twice for `_mean`; floats in float64.
+    """
+    if not sums:
+        sums = [(_zeros_for_sum(weight), _zeros_for_sum(bias)) for weight, bias in parameters]
+    pairs = zip(sums, parameters, strict=True)
+    return [(weights + weight, biases + bias) for (weights, biases), (weight, bias) in pairs]
+
+
+def _zeros_for_sum(array: np.ndarray) -> np.ndarray:
+    return np.zeros(array.shape, np.int64 if array.dtype.kind in "iu" else np.float64)
+
+
+def _loaded_sums(saved: Checkpoint, parameters: Parameters) -> Parameters:
+    """The sums of a checkpoint, maybe none; ValueError or KeyError unless they can be those of the parameters."""
+    sums = paired(saved.sums)
+    if bool(sums) != (saved.progress.get("summed_from") is not None):
+        raise ValueError("it has a part of a sum of weights")
+    for layer, of_layer in zip(sums, parameters if sums else [], strict=True):
+        for total, zeros in zip(layer, map(_zeros_for_sum, of_layer), strict=True):
+            if (total.shape, total.dtype) != (zeros.shape, zeros.dtype):
+                raise ValueError(f"sum of weights: {total.shape} {total.dtype}, not {zeros.shape} {zeros.dtype}")
+    return sums
+
+
+def _mean(sums: Parameters, epochs: int) -> Parameters:
+    """Sums of so many epochs, divided: of codes rounded half up, and of 16 bits again as each of them was."""
+
+    def divided(total: np.ndarray) -> np.ndarray:
+        if total.dtype.kind == "i":
+            # floor(total/epochs + 1/2) without fractions.
+            return ((2 * total + epochs) // (2 * epochs)).astype(np.int16)
+        return total / epochs
+
+    return [(divided(weight), divided(bias)) for weight, bias in sums]
+
+
+def _test_average(backend: Backend, dataset: Dataset, sums: Parameters, epochs: int) -> Average:
+    """Tests the mean of the weights; the backend has its own again afterwards, whatever happens."""
+    last = backend.parameters()
+    try:
+        backend.load_parameters(_mean(sums, epochs))
+        mean = backend.parameters()
+        right = accuracy(backend.predict(dataset.x_test), dataset.y_test)
+    finally:
+        backend.load_parameters(last)
+    return Average(epochs, right, weights_sha256(mean), mean)
 
 
 @dataclass
 class _Run:
     """Where a training stands: whole epochs, samples into the next, what those counted; `cycles` is
-    None when there are none yet, or when a part of them had no clock.
+    None when there are none yet, or when a part of them had no clock. `summed_from` is the first
+    epoch (from 1) whose weights are in the sum for a mean, None where there is no sum.
     """
 
     epoch: int = 0
@@ -395,6 +507,7 @@ class _Run:
     correct: int = 0
     cycles: int | None = None
     history: list[Epoch] = field(default_factory=list)
+    summed_from: int | None = None
 
     def count(self, report: TrainReport, labels: np.ndarray) -> None:
         """Adds a chunk."""

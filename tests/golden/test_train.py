@@ -9,7 +9,7 @@ import subprocess
 import sys
 import textwrap
 import threading
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 
@@ -22,11 +22,13 @@ from golden.checkpoint import (
     Checkpoint,
     load_checkpoint,
     load_weights,
+    named,
     save_checkpoint,
     save_weights,
     weights_sha256,
 )
 from golden.data import Dataset
+from golden.fast import FastModel
 from golden.float_model import FloatBackend, float_baselines
 from golden.train import (
     Backend,
@@ -40,8 +42,10 @@ from golden.train import (
     initial_parameters,
     train_epochs,
 )
+from golden.windowed_fast import FastWindowedModel
 from spec.errors import SpecError
-from spec.network import FullyConnected, Network, Recipe
+from spec.machine import load_machine
+from spec.network import FullyConnected, Network, Recipe, load_network
 
 NETWORK = Network("net", (6,), 3, "walsh", (FullyConnected(5), FullyConnected(3)), Recipe(5, 4))
 SAMPLES = 37
@@ -103,9 +107,39 @@ class Probe:
 
 
 def run(
-    backend: Backend, dataset: Dataset, epochs: int = 3, path: Path | None = None, seed: int = 4
+    backend: Backend,
+    dataset: Dataset,
+    epochs: int = 3,
+    path: Path | None = None,
+    seed: int = 4,
+    average: int | None = None,
 ):
-    return train_epochs(backend, dataset, epochs, seed, path, Progress(quiet=True))
+    return train_epochs(backend, dataset, epochs, seed, path, Progress(quiet=True), average=average)
+
+
+BACKENDS: dict[str, Callable[[], Backend]] = {
+    "float": lambda: FloatBackend(NETWORK, "lls", 3),
+    "float64": lambda: FloatBackend(NETWORK, "bp", 3, dtype=np.float64),
+    "golden, dense": lambda: FastModel(load_network("tiny"), load_machine("tiny"), 3),
+    "golden, windowed": lambda: FastWindowedModel(load_network("conv-tiny"), load_machine("conv-tiny"), 3),
+}
+
+
+def noise(network: Network) -> Dataset:
+    """Images and labels without a relation: weights go on changing."""
+    random, shape = np.random.RandomState(1), network.input_shape
+    raw = random.randint(0, 256, (SAMPLES + 20, network.features)).astype(np.uint8)
+    labels = random.randint(0, 3, len(raw)).astype(np.int64)
+    labels[:3] = range(3)
+    train, test = slice(None, SAMPLES), slice(SAMPLES, None)
+    return Dataset("noise", raw[train], labels[train], raw[test], labels[test], 255, 3, shape, network.input)
+
+
+def equal(one: Mapping[str, np.ndarray], other: Mapping[str, np.ndarray]) -> bool:
+    """Names, types and values."""
+    return one.keys() == other.keys() and all(
+        one[name].dtype == other[name].dtype and np.array_equal(one[name], other[name]) for name in one
+    )
 
 
 def test_every_epoch_is_another_permutation_of_the_seed() -> None:
@@ -578,3 +612,256 @@ def test_baselines_train_each_rule_from_each_seed(dataset: Dataset) -> None:
     assert len(hashes) == 4
     direct = run(FloatBackend(NETWORK, "frozen", 1), dataset, epochs=2, seed=1)
     assert results["frozen"][1].history == direct.history
+
+
+@pytest.mark.parametrize("average", [1, 2, 3, 5])
+@pytest.mark.parametrize("name", BACKENDS)
+def test_an_average_is_the_mean_of_the_weights_after_the_last_epochs(name: str, average: int) -> None:
+    backend, plain = BACKENDS[name](), BACKENDS[name]()
+    data, epochs, after = noise(backend.network), 5, []
+
+    def keep(_: Epoch) -> None:
+        after.append(named(backend.parameters()))
+
+    result = train_epochs(backend, data, epochs, 4, None, Progress(quiet=True), keep, average)
+    without = run(plain, data, epochs)
+    # The training itself is that without an average, to what its next sample depends on.
+    assert without.average is None and result.history == without.history
+    assert equal(backend.state_dict(), plain.state_dict())
+    expected = {}
+    for key, last in after[-1].items():
+        total = np.zeros(last.shape)
+        for arrays in after[-average:]:
+            total += arrays[key]
+        mean = total / average
+        expected[key] = (np.floor(mean + 0.5) if last.dtype == np.int16 else mean).astype(last.dtype)
+    mean = result.average
+    assert mean is not None and mean.epochs == average
+    assert equal(named(mean.parameters), expected)
+    assert equal(expected, after[-1]) == (average == 1)
+    assert mean.weights_sha256 == weights_sha256(mean.parameters)
+    plain.load_parameters(mean.parameters)
+    assert mean.test_accuracy == 100 * float(np.mean(plain.predict(data.x_test) == data.y_test))
+    # And it goes on as if nothing had been tested.
+    plain = BACKENDS[name]()
+    run(plain, data, epochs)
+    labels = data.y_train[:6]
+    backend.train(data.x_train[:6], labels)
+    plain.train(data.x_train[:6], labels)
+    assert equal(backend.state_dict(), plain.state_dict())
+
+
+class Scripted(Probe):
+    """Its weights after each epoch are given; one sample an epoch is enough to tell them apart."""
+
+    def __init__(self, script: list[list[int]]):
+        super().__init__()
+        self._script = [np.array([codes], np.int16) for codes in script]
+        self._code = self._script[0]
+        self.tested: list[np.ndarray] = []
+
+    def train(self, x: np.ndarray, labels: np.ndarray) -> TrainReport:
+        self.seen += len(x)
+        self._code = self._script[(self.seen - 1) // SAMPLES]
+        return TrainReport(labels.copy())
+
+    def predict(self, x: np.ndarray) -> np.ndarray:
+        self.tested.append(self._code)
+        return super().predict(x)
+
+
+@pytest.mark.parametrize(
+    ("script", "mean"),
+    [
+        ([[-3, -1, 0, 1, 3], [0, 0, 0, 0, 0]], [-1, 0, 0, 1, 2]),
+        ([[-4, -5, 4, 5, 7], [0, 0, 0, 0, 0], [0, 0, 0, 0, 0]], [-1, -2, 1, 2, 2]),
+        ([[-32768, 32767, -32768, 32767, 32766]] * 3, [-32768, 32767, -32768, 32767, 32766]),
+        ([[-32768, 32767, -32768], [-32767, 32766, 32767]], [-32767, 32767, 0]),
+    ],
+)
+def test_the_mean_of_codes_rounds_half_up(script: list, mean: list, dataset: Dataset) -> None:
+    backend = Scripted([[9] * len(mean), *script])
+    result = run(backend, dataset, len(script) + 1, average=len(script))
+    assert result.average is not None
+    ((weight, bias),) = result.average.parameters
+    assert weight.dtype == bias.dtype == np.int16
+    assert weight.tolist() == [mean] and bias.tolist() == [0]
+    # Tested: after every epoch, then the mean; the last epoch's weights are back.
+    assert [codes.tolist() for codes in backend.tested] == [[[9] * len(mean)], *([codes] for codes in script), [mean]]
+    assert backend.parameters()[0][0].tolist() == [script[-1]]
+
+
+def test_the_mean_of_codes_holds_for_any_number_of_epochs() -> None:
+    for epochs in (1, 2, 3, 10**9, 2**46 - 1):
+        codes = np.array([[-32768, 32767, -1, 0, 1]])
+        ((weight, _),) = train_module._mean([(codes * epochs, codes[0] * epochs)], epochs)
+        assert weight.tolist() == codes.tolist()
+
+
+@pytest.mark.parametrize("stops", [(5,), (SAMPLES,), (2 * SAMPLES,), (2 * SAMPLES + 9,), (4 * SAMPLES - 1,), (50, 90)])
+@pytest.mark.parametrize("name", BACKENDS)
+def test_an_average_is_resumed_to_equal_bits(
+    name: str, stops: tuple[int, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Interrupted before, between and in the epochs that it is the mean of: 2, 3 and 4 of 4."""
+    monkeypatch.setattr(train_module, "_next_chunk", lambda *_: 4)
+    path, whole = tmp_path / "run.ckpt", BACKENDS[name]()
+    data = noise(whole.network)
+    expected = run(whole, data, 4, average=3)
+    for stop in stops:
+        backend = BACKENDS[name]()
+        train, seen = backend.train, []
+        if path.exists():
+            progress = load_checkpoint(path).progress
+            seen = [None] * (progress["epoch"] * SAMPLES + progress["sample"])
+
+        def stopped(x: np.ndarray, labels: np.ndarray, train=train, seen=seen, stop=stop) -> TrainReport:
+            seen.extend(x)
+            if len(seen) - len(x) < stop <= len(seen):
+                os.kill(os.getpid(), signal.SIGINT)
+            return train(x, labels)
+
+        monkeypatch.setattr(backend, "train", stopped)
+        with pytest.raises(TrainingInterrupted, match=f"saved in {path}"):
+            run(backend, data, 4, path, average=3)
+    resumed = BACKENDS[name]()
+    result = run(resumed, data, 4, path, average=3)
+    assert result.history == expected.history
+    assert result.average == expected.average
+    assert result.average is not None and expected.average is not None
+    assert equal(named(result.average.parameters), named(expected.average.parameters))
+    assert equal(resumed.state_dict(), whole.state_dict())
+    # The checkpoint has the last epoch's weights. Nothing is left to train, and the mean is there again.
+    assert equal(load_checkpoint(path).state, whole.state_dict())
+    assert run(BACKENDS[name](), data, 4, path, average=3).average == expected.average
+
+
+@pytest.mark.parametrize("stop_at", [1, SAMPLES, 2 * SAMPLES + 5, 5 * SAMPLES - 1])
+@pytest.mark.parametrize("average", [1, 2, 5])
+def test_the_sum_is_exact_wherever_it_was_interrupted(
+    average: int, stop_at: int, dataset: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With codes of all 16 bits, saved after every chunk; an error loses what came after the last of these."""
+    monkeypatch.setattr(train_module, "_next_chunk", lambda *_: 4)
+    monkeypatch.setattr(train_module, "SECONDS_A_CHECKPOINT", 0.0)
+    path = tmp_path / "run.ckpt"
+    expected = run(Probe(), dataset, 5, average=average)
+    with pytest.raises(ZeroDivisionError):
+        run(Probe(stop_at, ZeroDivisionError()), dataset, 5, path, average=average)
+    result = run(Probe(), dataset, 5, path, average=average)
+    assert (result.history, result.average) == (expected.history, expected.average)
+
+
+def test_a_training_with_an_average_can_be_longer(dataset: Dataset, tmp_path: Path) -> None:
+    path = tmp_path / "run.ckpt"
+    run(Probe(), dataset, 3, path, average=2)
+    longer = run(Probe(), dataset, 5, path, average=2)
+    whole = run(Probe(), dataset, 5, average=2)
+    assert (longer.history, longer.average) == (whole.history, whole.average)
+    # One epoch longer, the mean needs an epoch that is in the sum of the other, inseparably.
+    with pytest.raises(SpecError, match="has 5 epochs, but not the sum of the weights from epoch 5 on"):
+        run(Probe(), dataset, 6, path, average=2)
+    assert run(Probe(), dataset, 6, path, average=1).average == run(Probe(), dataset, 6, average=1).average
+
+
+def test_a_checkpoint_without_the_sum_is_refused_once_it_is_needed(dataset: Dataset, tmp_path: Path) -> None:
+    path = tmp_path / "run.ckpt"
+    run(Probe(), dataset, 2, path)
+    # As trainings wrote it before there were averages.
+    with np.load(path) as archive:
+        arrays = dict(archive)
+    meta = json.loads(str(arrays["meta"]))
+    del meta["progress"]["summed_from"]
+    assert not any(name.startswith("sums/") for name in arrays)
+    checkpoint_module.write_atomically(path, {**arrays, "meta": np.array(json.dumps(meta))})
+    old = path.read_bytes()
+    for epochs, average, said in (
+        (4, 3, "the sum of the weights from epoch 2 on, for an average of 3 epochs; continue with an average of at "
+         "most 2 epochs, or"),
+        (3, 3, "from epoch 1 on, for an average of 3 epochs; continue with an average of at most 1 epochs, or"),
+        (2, 1, "from epoch 2 on, for an average of 1 epochs; continue without an average, or"),
+    ):
+        with pytest.raises(SpecError, match=f"checkpoint has 2 epochs, but not .*{said}") as caught:
+            run(Probe(), dataset, epochs, path, average=average)
+        assert str(caught.value).startswith(f"{path}: ") and "\n" not in str(caught.value)
+        assert path.read_bytes() == old
+    expected = run(Probe(), dataset, 4, average=2).average
+    with pytest.raises(ZeroDivisionError):
+        run(Probe(SAMPLES + 3, ZeroDivisionError()), dataset, 4, path, average=2)
+    # Now it has a sum, from epoch 3 on, of the mean of 2 of 4 and no other.
+    said = "has 3 epochs, .*from epoch 2 on.*; continue with an average of 2 or at most 1 epochs, or train into"
+    with pytest.raises(SpecError, match=said):
+        run(Probe(), dataset, 4, path, average=3)
+    assert run(Probe(), dataset, 4, path, average=2).average == expected
+    # A run without an average adds nothing to it, so does not keep it.
+    assert run(Probe(), dataset, 4, path).average is None
+    assert run(Probe(), dataset, 4, path, average=2).average == expected
+    run(Probe(), dataset, 5, path)
+    assert load_checkpoint(path).sums == {} and load_checkpoint(path).progress["summed_from"] is None
+    with pytest.raises(SpecError, match="continue without an average, or"):
+        run(Probe(), dataset, 5, path, average=1)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"sums/layer0_bias": None},
+        {"sums/layer0_weight": None, "sums/layer0_bias": None},
+        {"sums/layer0_weight": np.zeros((1, 1))},
+        {"sums/layer0_bias": np.zeros(1, np.int16)},
+        {"sums/layer0_weight": np.zeros((1, 2), np.int64)},
+        {"sums/layer1_weight": np.zeros((1, 1), np.int64), "sums/layer1_bias": np.zeros(1, np.int64)},
+    ],
+)
+def test_a_sum_that_is_not_of_these_weights_is_refused(change: dict, dataset: Dataset, tmp_path: Path) -> None:
+    path = tmp_path / "run.ckpt"
+    run(Probe(), dataset, 2, path, average=2)
+    with np.load(path) as archive:
+        arrays = {**archive, **change}
+    checkpoint_module.write_atomically(path, {name: array for name, array in arrays.items() if array is not None})
+    with pytest.raises(SpecError, match="checkpoint does not fit this backend"):
+        run(Probe(), dataset, 2, path, average=2)
+
+
+@pytest.mark.parametrize("average", [0, -1, 4])
+def test_an_average_of_no_or_too_many_epochs_is_refused(average: int, dataset: Dataset, tmp_path: Path) -> None:
+    with pytest.raises(SpecError, match=rf"average: must lie in 1…3, the epochs, got {average}"):
+        run(Probe(), dataset, 3, tmp_path / "run.ckpt", average=average)
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(("call", "how"), [(3, TrainingInterrupted), (4, KeyboardInterrupt)])
+def test_ctrl_c_while_the_mean_is_tested_loses_nothing(
+    call: int, how: type, dataset: Dataset, tmp_path: Path
+) -> None:
+    """In the test of the last epoch, and in that of the mean: all is trained and saved."""
+
+    class Stopped(Probe):
+        calls = 0
+
+        def predict(self, x: np.ndarray) -> np.ndarray:
+            Stopped.calls += 1
+            if Stopped.calls == call:
+                os.kill(os.getpid(), signal.SIGINT)
+            return super().predict(x)
+
+    path, backend = tmp_path / "run.ckpt", Stopped()
+    with pytest.raises(how) as caught:
+        run(backend, dataset, path=path, average=2)
+    assert isinstance(caught.value, TrainingInterrupted) == (call == 3)
+    if call == 3:
+        assert str(caught.value) == f"interrupted before the test of the mean weights; saved in {path}"
+    expected = run(Probe(), dataset, average=2)
+    # The backend has the last epoch's weights.
+    assert weights_sha256(backend.parameters()) == expected.weights_sha256
+    rest = Probe()
+    result = run(rest, dataset, path=path, average=2)
+    assert rest.seen == 0 and (result.history, result.average) == (expected.history, expected.average)
+
+
+def test_the_mean_is_told_in_a_line(dataset: Dataset) -> None:
+    stream = io.StringIO()
+    result = train_epochs(Probe(), dataset, 3, 4, None, Progress(stream), average=2)
+    assert result.average is not None
+    line = stream.getvalue().splitlines()[-1]
+    assert line == f"mean weights of epochs 2 to 3: test {result.average.test_accuracy:.2f} %"
