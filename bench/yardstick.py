@@ -27,6 +27,7 @@ from golden.data import Dataset, load_dataset
 from golden.float_model import INPUT_SCALE, default_rates
 from golden.rules import DFA, RULES, basis_matrix, make_rule, temperature
 from golden.train import Epoch, Progress, epoch_order, initial_parameters
+from sim.cli.common import Parser, option
 from spec.errors import SpecError, check_choice, check_int, check_number
 from spec.geometry import LayerGeometry
 from spec.network import Network, load_network
@@ -478,7 +479,7 @@ def cross_entropy(scores: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
 
 def main() -> int:
     """Trains, prints and writes `metrics.json`; 2 for bad input."""
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="python -m bench.yardstick",
         description="Train a network in PyTorch as LLS's paper does, as the machine does, or in between.",
         epilog="settings: " + ", ".join(SETTINGS),
@@ -524,13 +525,17 @@ def measure(arguments: argparse.Namespace) -> dict:
     check_choice("--device", device, ("cpu", "cuda"))
     if device == "cuda" and not torch.cuda.is_available():
         raise SpecError("--device", "must be cpu where PyTorch finds no GPU", device)
-    network = load_network(arguments.network)
+    with option("--network", "networks"):
+        network = load_network(arguments.network)
     setting = SETTINGS[arguments.setting]
     run = Run(arguments.seed, arguments.basis, arguments.rate, arguments.temperature)
     dataset = load_dataset(arguments.data, network)
     trainer = Trainer(network, dataset, setting, arguments.rule, [run], arguments.epochs, device)
     # Before the training, so that a folder which cannot be written is found out now.
-    arguments.out.mkdir(parents=True, exist_ok=True)
+    try:
+        arguments.out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise SpecError("--out", f"must be a folder: {arguments.out} ({error.strerror})") from None
     progress, history = Progress(), []
     total = arguments.epochs * trainer.samples
     progress.start(0)

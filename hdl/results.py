@@ -30,10 +30,10 @@ class ResultFifo(wiring.Component):
     summary, prediction, label : In
         The last beat of a result. Not in the cycle of a score.
     room : Out
-        Counts a beat that is pushed in this cycle; follows `layers` a cycle later (with `gradient_bits`
-        two, and `batch` one).
+        Counts a beat that is pushed in this cycle; follows `layers` a cycle later.
     batch, single : In, with `gradient_bits`
-        Samples of a batch; 1: it is one sample alone that is to begin.
+        Samples of a batch; 1: it is one sample alone that is to begin. `room` is then valid in a cycle
+        without a score, and follows `layers` three cycles later, `batch` two, `single` one.
     results : Out, stream of RESULT_LAYOUT
 
     Raises
@@ -78,12 +78,12 @@ class ResultFifo(wiring.Component):
         def after(pointer):
             return Mux(pointer == self._depth - 1, 0, pointer + 1)
 
-        most = self._most_of_a_batch(m) if self._windowed else self._most(m)
+        room = self._batch_room(m, level + push) if self._windowed else level + push <= self._most(m)
         summary = Signal(SUMMARY_LAYOUT)
         m.d.comb += [
             summary.prediction.eq(self.prediction),
             summary.label.eq(self.label),
-            self.room.eq(level + push <= most),
+            self.room.eq(room),
             push.eq((self.score_valid & wanted) | self.summary),
             taken.eq(self.results.valid & self.results.ready),
             left.eq(level - taken),
@@ -116,16 +116,25 @@ class ResultFifo(wiring.Component):
         m.d.sync += most.eq(self._depth - 1 - self.layers * self._classes)
         return Mux(self.scores, most, self._depth - 1)
 
-    def _most_of_a_batch(self, m: Module) -> Value:
-        """The same when a batch begins, or a sample alone. A short batch is taken for a whole one."""
+    def _batch_room(self, m: Module, level: Value) -> Value:
+        """Whether there is room for a batch, or a sample alone, from registers. A short batch is taken for a whole one.
+
+        `level` counts this cycle's beat. In the next cycle there is one more at most, a summary, and in a
+        cycle in which a batch may begin no other.
+        """
         beats = Signal(range((self._classes << len(self.layers)) + 1))  # of a sample with scores
-        lowest = -(1 << len(beats) + len(self.batch))
-        most = {name: Signal(range(lowest, self._depth), name=f"most_{name}") for name in ("one", "batch", "unscored")}
+        bits = range(-(1 << len(beats) + len(self.batch)), self._depth)
+        of_one, of_batch, unscored = (Signal(bits, name=f"most_{name}") for name in ("one", "batch", "unscored"))
         m.d.sync += [
             beats.eq(self.layers * self._classes + 1),
-            most["one"].eq(self._depth - beats),
-            most["batch"].eq(self._depth - self.batch * beats),
-            most["unscored"].eq(self._depth - self.batch),
+            of_one.eq(self._depth - beats),
+            of_batch.eq(self._depth - self.batch * beats),
+            unscored.eq(self._depth - self.batch),
         ]
-        scored = Mux(self.single, most["one"], most["batch"])
-        return Mux(self.scores, scored, Mux(self.single, self._depth - 1, most["unscored"]))
+        rooms = []
+        for name, one, batch in (("scored", of_one, of_batch), ("unscored", self._depth - 1, unscored)):
+            most = Mux(self.single, one, batch)
+            fits, fits_with_one = Signal(name=f"fits_{name}"), Signal(name=f"fits_{name}_with_one")
+            m.d.sync += [fits.eq(level <= most), fits_with_one.eq(level < most)]
+            rooms.append(Mux(self.summary, fits_with_one, fits))
+        return Mux(self.scores, *rooms)

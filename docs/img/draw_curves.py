@@ -8,6 +8,7 @@ import argparse
 import json
 import sys
 from collections import defaultdict
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +18,8 @@ from matplotlib.ticker import MaxNLocator
 
 from sim.cycle.plots import BLUE, DARK, GREEN, ORANGE, PINK
 
+Lines = Mapping[tuple[str, str], Mapping[int, list[float]]]
+"""Test accuracies of a network after each epoch: `{(backend, rule): {seed: percent}}`."""
 LINES = {
     ("float", "bp"): ("BP, float", ORANGE, "-"),
     ("golden", "lls"): ("LLS, integers", BLUE, "-"),
@@ -33,18 +36,22 @@ LABEL_GAP = 0.052
 """Least distance of two labels, of the axis' height."""
 
 
-def read(folder: Path) -> dict[str, dict[tuple[str, str], dict[int, list[float]]]]:
-    """Test accuracies of all epochs: `{network: {(backend, rule): {seed: percent}}}`. Raises ValueError."""
-    found: dict = defaultdict(lambda: defaultdict(dict))
+def read(folder: Path) -> Mapping[str, Lines]:
+    """The lines of each network. Raises ValueError."""
+    found: dict[str, dict[tuple[str, str], dict[int, list[float]]]] = defaultdict(lambda: defaultdict(dict))
     for path in sorted(folder.glob("*/metrics.json")):
-        metrics = json.loads(path.read_text())
-        if metrics.get("command") != "train":
-            continue
-        line = metrics["backend"], metrics["rule"]
-        seeds = found[metrics["network"]][line]
-        if metrics["seed"] in seeds:
-            raise ValueError(f"{path}: another run has network {metrics['network']}, {line} and this seed too")
-        seeds[metrics["seed"]] = [entry["test_accuracy"] for entry in metrics["history"]]
+        try:
+            metrics = json.loads(path.read_text())
+            if metrics["command"] != "train":
+                continue
+            network, line, seed = metrics["network"], (metrics["backend"], metrics["rule"]), metrics["seed"]
+            accuracies = [float(entry["test_accuracy"]) for entry in metrics["history"]]
+        except (ValueError, KeyError, TypeError) as error:
+            raise ValueError(f"{path}: must be that of an `entrain` command ({error!r})") from None
+        seeds = found[network][line]
+        if seed in seeds:
+            raise ValueError(f"{path}: another run has network {network}, {line} and this seed too")
+        seeds[seed] = accuracies
     for network, lines in found.items():
         lengths = {len(values) for seeds in lines.values() for values in seeds.values()}
         if len(lengths) > 1:
@@ -81,7 +88,7 @@ def label(axes: Axes, ends: list[tuple[float, str, str]], x: float) -> None:
         )
 
 
-def curves(network: str, lines: dict[tuple[str, str], dict[int, list[float]]]) -> Figure:
+def curves(network: str, lines: Lines) -> Figure:
     """The figure of a network."""
     figure = Figure(figsize=(8.2, 4.4), layout="constrained")
     axes = figure.subplots()
@@ -126,7 +133,7 @@ def main() -> int:
             path = arguments.folder / f"curves-{network}.png"
             curves(network, lines).savefig(path, dpi=130, metadata={"Software": None})
             print(f"written: {path}")
-    except (OSError, ValueError, KeyError) as error:
+    except (OSError, ValueError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
     return 0

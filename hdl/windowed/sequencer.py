@@ -38,15 +38,15 @@ class Sequencer(wiring.Component):
     layers, batch, input_slots : In
         Constant while a batch is worked on. `layers` is at most `max_layers`; with 0 none begins, nor
         with a `batch` of 0. The ring's slots are the first layer's `x_stride` words apart.
-    enable, hold, room : In
-        `room`: the result FIFO has room for the results of `batch` samples, or where `single` is set
-        for those of one (counting a beat pushed in this cycle).
+    enable, hold : In
+    single, room : Out, In
+        The batch that waits is an unlabelled sample; a cycle later, the result FIFO has room for the
+        results of `batch` samples, or where `single` was set for those of one (counting what is pushed
+        in this cycle). That is when the batch may begin.
     restart : In, pulse
         The next sample is in slot 0 and the loader's ring is empty; with `hold`, not during a batch.
     waiting, unlabelled, begin, begin_count, release, release_count, label_slot, slot_label
         To the loader; `slot_label` is its `label`.
-    single : Out
-        The batch that would begin is an unlabelled sample.
     phase, layer : Out
         A Phase (3 bits), and the layer at work (0 in `wait` and `finish`).
     descriptor : Out, `descriptor_layout`
@@ -182,7 +182,7 @@ class Sequencer(wiring.Component):
         word = Signal(range(WINDOWED_WORDS + machine.rows + SETUP_TAIL))
         next_layer = Signal(range(machine.max_layers + 1))
         drained = self._drained(m, phase == Phase.UPDATE)
-        ready = self._next_batch(m) & self.room & (self.layers != 0)
+        ready, unlabelled = self._next_batch(m)
         m.d.comb += [
             self.phase.eq(phase),
             learns.eq(descriptor.train & labelled),
@@ -201,9 +201,10 @@ class Sequencer(wiring.Component):
         with m.Switch(phase):
             with m.Case(Phase.WAIT, Phase.FINISH):
                 with m.If((phase == Phase.WAIT) | last_sample):
-                    m.d.comb += [self.begin.eq(self.enable & ~self.hold & ready), next_sample.eq(0)]
+                    may = self.enable & ~self.hold & self.room & (self.layers != 0)
+                    m.d.comb += [self.begin.eq(may & ready), next_sample.eq(0)]
                     with m.If(self.begin):
-                        m.d.sync += [self.samples.eq(self.begin_count), labelled.eq(~self.single)]
+                        m.d.sync += [self.samples.eq(self.begin_count), labelled.eq(~unlabelled)]
                         enter(Phase.SETUP)
                     with m.Else():
                         enter(Phase.WAIT)
@@ -273,19 +274,24 @@ class Sequencer(wiring.Component):
             m.d.sync += left.eq(left - 1)
         return drained
 
-    def _next_batch(self, m: Module) -> Signal:
-        """Whether a batch waits, and which: a cycle late, as no more than one begins meanwhile.
+    def _next_batch(self, m: Module) -> tuple[Signal, Signal]:
+        """Whether a batch waits, and whether it is an unlabelled sample: both two cycles late, as `begin_count` is.
 
-        What waits grows, until a batch begins; then it takes a `setup` until the next may begin.
+        In the cycle between, the result FIFO finds out whether there is room for it. What waits grows,
+        until a batch begins; then it takes a `setup` until the next may begin.
         """
-        offered = Signal()
+        offered, count = Signal(), Signal.like(self.begin_count)
+        ready, unlabelled = Signal(), Signal()
         full, some = self.waiting >= self.batch, self.waiting != 0
         m.d.sync += [
             offered.eq((full | self.unlabelled) & (self.batch != 0) & ~self.restart),
-            self.begin_count.eq(Mux(full, self.batch, Mux(some, self.waiting, 1))),
+            count.eq(Mux(full, self.batch, Mux(some, self.waiting, 1))),
             self.single.eq(~some),
+            ready.eq(offered & ~self.restart),
+            self.begin_count.eq(count),
+            unlabelled.eq(self.single),
         ]
-        return offered
+        return ready, unlabelled
 
     def _program(self, m: Module, in_setup: Value, word: Signal, next_layer: Signal, ring_word: Signal) -> None:
         """`setup` sees a word of the descriptor a cycle.

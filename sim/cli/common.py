@@ -52,7 +52,7 @@ RESULTS = {
         *("entrain_core.v", "entrain_core.json", "entrain_core.vlt"),
         *("entrain_load.hex", "entrain_samples.hex", "entrain_results.hex", "entrain_tb.v"),
     ),
-    "train": (*TRAINING_FILES, "checkpoint.previous.npz"),
+    "train": (*TRAINING_FILES, "average.npz", "checkpoint.previous.npz"),
     "simulate": (),
     "compare": COMPARISON_FILES,
     "demo": (*TRAINING_FILES, "report.md", "learning.png", "verilog", "compare"),

@@ -65,8 +65,8 @@ Leaves in DIR
   history.csv     a line an epoch
   checkpoint.npz  saved after every epoch, every 30 s, and on Ctrl-C. --resume goes on from it, to the same bits as
                   without the interruption. Without --resume the training in DIR is moved to DIR/previous-1 (-2, ...).
-                  The sum behind --average is in it: go on with the same --average and --epochs. With more epochs
-                  it goes on from the last epoch's weights, and the mean is that of the new last N.
+                  The sum behind --average is in it: go on with the same --average and --epochs, or train N epochs or
+                  more in addition, from the last epoch's weights, for the mean of the new last N.
 
 Designs that rtl has compiled are kept, some megabytes each, in ~/.cache/entrain or the folder that the environment
 variable ENTRAIN_CACHE names; it can be removed at any time.
@@ -78,8 +78,8 @@ Examples
   entrain train --machine mnist --network mnist-128 --data mnist.npz --epochs 8 --out runs/mnist
   entrain train --machine smallconv --network smallconv-cifar10 --data cifar10.npz --epochs 20 --average 5
                 --out runs/cifar        (there the mean recognises 1 to 2 % more of the test set)
-  entrain train --machine conv-small --network conv-small --data mnist.npz --backend rtl --epochs 1 --samples 200
-                --test-samples 50 --out runs/conv-rtl        (200 images through the Verilog of a convolution)
+  entrain train --machine conv-small --network conv-small --data mnist.npz --backend rtl --epochs 4 --samples 500
+                --test-samples 100 --out runs/conv-rtl        (in the Verilog: 25 million cycles, some minutes)
   entrain train --backend float --rule bp --epochs 20 --out runs/bp
 """
 BACKENDS = {

@@ -188,4 +188,5 @@ def test_a_checkpoint_without_the_sum_is_refused(words, tmp_path, capsys, monkey
 def test_help_teaches_it(capsys):
     assert main(["train", "--help"]) == 0
     text = capsys.readouterr().out
-    assert "--average N" in text and "average.npz" in text and "--average 5" in text
+    # The option, the file, and an example.
+    assert "--average N" in text and "\n  average.npz  " in text and "--average 5" in text

@@ -463,6 +463,36 @@ def test_the_result_fifo_holds_a_batch_back():
     simulate(core, bench)
 
 
+@pytest.mark.parametrize("missing", [0, 1])
+def test_straight_from_one_batch_to_the_next(missing):
+    """Where the results of both fit to the last beat; `wait` where one beat is missing."""
+    net = NETWORKS["convolution"]
+    beats = 2 * (2 * 3 + 1)
+    machine = replace(TINY, result_fifo_depth=2 * beats - missing)
+    program = compile_windowed(net, machine)
+    core = Core(machine, 3, Basis(net.basis, 3))
+
+    async def bench(ctx):
+        host = Host(core)
+        await host.setup(ctx, program, {})
+        for label in (0, 1, 2, 0):
+            await host.send(ctx, [5] * net.features, label)
+        waited = host.seen[Phase.WAIT, 0]
+        while host.seen[Phase.FINISH, 0] < 2:
+            await host.tick(ctx)
+        assert (Phase(ctx.get(core.phase)) is Phase.WAIT) == missing
+        assert host.seen[Phase.WAIT, 0] == waited
+        await host.idle(ctx)
+        assert await host.register(ctx, "SAMPLES") == (2 if missing else 4)
+        assert not ctx.get(core.results.ready)
+        ctx.set(core.results.ready, 1)
+        while len(host.beats) < 2 * beats:
+            await host.tick(ctx)
+        assert [data >> 8 for data, last in host.beats if last] == [0, 1, 2, 0]
+
+    simulate(core, bench)
+
+
 @pytest.mark.filterwarnings("ignore::amaranth.hdl.UnusedElaboratable")
 def test_which_core():
     basis = Basis("square", 3)
