@@ -156,10 +156,11 @@ def test_tiny_protocol(case):
 
 
 def test_a_ring_of_fewer_slots():
-    """As many as a batch has samples: the next batch loads only as the ones before it are released."""
-    for batch in (1, 2, 4):
+    """As many as a batch has samples: the next one loads only when these are released. Or more, but no multiple:
+    batches begin anywhere in the ring."""
+    for batch, slots in ((1, 1), (2, 2), (2, 3), (4, 4), (4, 7)):
         net = network((5, 3, 2), conv(3, 3, 1, padding=1), batch=batch)
-        run("pipelined", TINY, net, batches=16, stalls="random", slots=batch)
+        run("pipelined", TINY, net, batches=16, stalls="random", slots=slots)
 
 
 @pytest.mark.parametrize("steps", [(1, 2), (65534, 65533), (1000, 40000)], ids=str)

@@ -298,7 +298,8 @@ class Core(wiring.Component):
             bias.pad.eq(sequencer.update_start),
             bias.pad_count.eq(machine.cols - layer.last_channels),
             bias.advance.eq(maintenance.bias_advance),
-            bias.host_valid.eq(bus.bias_valid),
+            # The host's word may be read all the time in `wait`: that keeps the bus out of the banks' addresses.
+            bias.host_valid.eq(waiting),
             bias.host_addr.eq(bus.bias_addr),
             bias.host_write.eq(bus.bias_write),
             bias.host_data.eq(bus.bias_data),

@@ -31,7 +31,11 @@ def conv(channels: int, kernel: int | tuple[int, int], latent: int | tuple[int, 
 
 
 def network(
-    shape: tuple[int, ...], *layers: Convolution | FullyConnected | int, classes: int = 3, basis: str = "square", **recipe: int
+    shape: tuple[int, ...],
+    *layers: Convolution | FullyConnected | int,
+    classes: int = 3,
+    basis: str = "square",
+    **recipe: int,
 ) -> Network:
     """Convolutions, then fully connected layers by their sizes; the classifier of ``classes`` is added."""
     made = [FullyConnected(layer) if isinstance(layer, int) else layer for layer in layers]

@@ -560,6 +560,14 @@ def test_a_convolution_goes_on_in_the_verilog(tmp_path, convolution):
     assert golden["weights_sha256"] == rtl["weights_sha256"]
 
 
+def test_demo_of_a_convolution(tmp_path, convolution, capsys):
+    run("demo", *convolution, "--epochs", 3, "--replay", 62, "--aim", 50, "--out", tmp_path / "out")
+    metrics = metrics_of(tmp_path / "out")
+    assert metrics["replay_equal"] and metrics["cycles_equal"] and metrics["replayed_samples"] == 62
+    said = capsys.readouterr().out
+    assert "digits-conv on 4x4 processing elements, batch 4" in said and "as the cycle simulator says" in said
+
+
 def test_a_convolution_is_exported_with_vectors(tmp_path, convolution):
     """Files that a simulator without Python plays: whole batches, a short one, then inference."""
     run("train", *convolution, "--epochs", 1, "--samples", 40, "--test-samples", 10, "--quiet", "--out", tmp_path / "t")
