@@ -179,7 +179,8 @@ class Sequencer(wiring.Component):
         # The sample at work, or whose summary it is; known a cycle early for what is kept a sample.
         sample, next_sample = Signal(range(machine.max_batch)), Signal(range(machine.max_batch))
         last_sample = Signal()
-        word = Signal(range(WINDOWED_WORDS + machine.rows + SETUP_TAIL))
+        len_setup = WINDOWED_WORDS + machine.rows + SETUP_TAIL
+        word, setup_ends = Signal(range(len_setup)), Signal()
         next_layer = Signal(range(machine.max_layers + 1))
         drained = self._drained(m, phase == Phase.UPDATE)
         ready, unlabelled = self._next_batch(m)
@@ -212,7 +213,8 @@ class Sequencer(wiring.Component):
                     m.d.comb += next_sample.eq(sample + 1)
             with m.Case(Phase.SETUP):
                 m.d.comb += self.prepare.eq(word == WINDOWED_WORDS)
-                with m.If(word == WINDOWED_WORDS + machine.rows + SETUP_TAIL - 1):
+                m.d.sync += setup_ends.eq(word == len_setup - 2)
+                with m.If(setup_ends):
                     m.d.sync += [word.eq(0), next_layer.eq(next_layer + 1)]
                     walk(Phase.FORWARD)
                 with m.Else():
@@ -261,16 +263,17 @@ class Sequencer(wiring.Component):
         self._kept(m, sample, next_sample, last_sample, second)
         return m
 
-    def _drained(self, m: Module, update: Value) -> Value:
-        """The last cycle of a phase that walks: the pipeline behind the last step is empty."""
+    def _drained(self, m: Module, update: Value) -> Signal:
+        """The last cycle of a phase that walks: the pipeline behind the last step is empty.
+
+        A register, as what it starts is much and far away.
+        """
         skew = self.machine.rows + self.machine.cols
-        draining, left = Signal(), Signal(range(skew + max(FORWARD_TAIL, UPDATE_TAIL)))
-        drained = draining & (left == 0)
+        drained, left = Signal(), Signal(range(skew + max(FORWARD_TAIL, UPDATE_TAIL)))
+        m.d.sync += drained.eq(left == 1)
         with m.If(self.walk_finishing):
-            m.d.sync += [draining.eq(1), left.eq(skew - 1 + Mux(update, UPDATE_TAIL, FORWARD_TAIL))]
-        with m.Elif(drained):
-            m.d.sync += draining.eq(0)
-        with m.Elif(draining):
+            m.d.sync += left.eq(skew - 1 + Mux(update, UPDATE_TAIL, FORWARD_TAIL))
+        with m.Elif(left != 0):
             m.d.sync += left.eq(left - 1)
         return drained
 
