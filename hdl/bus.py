@@ -14,13 +14,13 @@ from spec.memory_map import (
     PROGRAM,
     REGISTER_WINDOW,
     REGISTERS,
-    VERSION_VALUE,
     WEIGHT,
     WINDOWED_REGISTERS,
     address_bits,
     offset_bits,
     register_bit,
     registers_of,
+    version_value,
 )
 from spec.program import DESCRIPTOR_STRIDE
 from spec.windowed_program import WINDOWED_STRIDE
@@ -233,7 +233,7 @@ class Bus(wiring.Component):
         }
         readable = {
             "ID": ID_VALUE,
-            "VERSION": VERSION_VALUE,
+            "VERSION": version_value(self._machine),
             "STATUS": Cat(self.idle, self.bad_label, self.bad_length),
             **writable,
             **{name: getattr(self, name) for name in COUNTER_REGISTERS},

@@ -22,6 +22,7 @@ __all__ = [
     "REGISTERS",
     "REGISTER_WINDOW",
     "VERSION_VALUE",
+    "WINDOWED_VERSION_VALUE",
     "WEIGHT",
     "WINDOWED_REGISTERS",
     "WINDOWS",
@@ -35,6 +36,7 @@ __all__ = [
     "register_address",
     "register_bit",
     "registers_of",
+    "version_value",
     "weight_address",
     "window_base",
 ]
@@ -43,6 +45,8 @@ ID_VALUE = 0x4C4C5331
 """``ID`` reads the ASCII codes of ``LLS1``."""
 VERSION_VALUE = 1
 """``VERSION`` reads this; it rises when a driver written for the old map would fail."""
+WINDOWED_VERSION_VALUE = 2
+"""What it reads in machines with ``gradient_bits``: another driver's."""
 
 
 @dataclass(frozen=True)
@@ -188,6 +192,11 @@ _REGISTER_BITS = max(register.address for register in _ALL_REGISTERS.values()).b
 def registers_of(machine: Machine) -> dict[str, Register]:
     """The registers that a machine has, by name."""
     return _ALL_REGISTERS if machine.windowed else REGISTERS
+
+
+def version_value(machine: Machine) -> int:
+    """What ``VERSION`` reads in a machine."""
+    return WINDOWED_VERSION_VALUE if machine.windowed else VERSION_VALUE
 
 
 def offset_bits(machine: Machine) -> int:

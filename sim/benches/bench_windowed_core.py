@@ -510,7 +510,7 @@ async def identity(dut):
     registers = memory_map.registers_of(bench.machine)
     names = [name for name, register in registers.items() if "r" in register.access]
     values = await bench.registers(names)
-    assert (values.pop("ID"), values.pop("VERSION")) == (memory_map.ID_VALUE, memory_map.VERSION_VALUE)
+    assert (values.pop("ID"), values.pop("VERSION")) == (memory_map.ID_VALUE, memory_map.WINDOWED_VERSION_VALUE)
     assert values.pop("STATUS") == 1
     assert values.pop("CYCLES_WAIT") < 200
     assert values == {name: 1 if name == "BATCH" else 0 for name in values}, f"after reset: {values}"

@@ -8,7 +8,7 @@ standard error that names what is wrong.
 import os
 import sys
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -121,28 +121,23 @@ def _interrupts_heard() -> Iterator[None]:
 
 def _hint(error: "SpecError", args: "argparse.Namespace") -> str:
     """The preset machines that would do, where the error is that the network does not fit its machine; else nothing."""
-    from sim.cli.common import check_fit, load_specs
+    from sim.cli.common import load_specs
     from spec.errors import SpecError
-    from spec.machine import load_machine
-    from spec.program import compile_program
-    from spec.yaml_loader import preset_names
+    from spec.program import fitting_presets, program_for
 
-    check = check_fit if getattr(args, "backend", "rtl") == "golden" else compile_program
     try:
         machine, network = load_specs(args)
     except SpecError:
         return ""
+    if machine.windowed != network.windowed:
+        return ""  # the refusal names a preset itself
     try:
-        check(network, machine)
+        program_for(network, machine)
         return ""
     except SpecError as why:
         if str(why) != str(error):
             return ""
-    fitting = []
-    for name in preset_names("machines"):
-        with suppress(SpecError):
-            check(network, load_machine(name))
-            fitting.append(f"--machine {name}")
+    fitting = [f"--machine {name}" for name in fitting_presets(network)]
     return f"; it fits {', '.join(fitting)}" if fitting else ""
 
 

@@ -28,7 +28,6 @@ __all__ = [
     "Parser",
     "add_common",
     "at_work",
-    "check_fit",
     "invoked",
     "load_specs",
     "open_out",
@@ -123,21 +122,6 @@ def option(name: str, kind: str) -> Iterator[None]:
         if error.key != kind or error.file:
             raise
         raise SpecError(name, error.rule, error.got) from None
-
-
-def check_fit(network: Network, machine: Machine, train_hidden: bool = True) -> None:
-    """Refuses a network that the bit-exact models cannot train on the machine.
-
-    Those of convolutions and batches ask for its arithmetic only, not for room in its memories.
-    """
-    if network.windowed:
-        from spec.windowed import windowed_layers
-
-        windowed_layers(network, machine, train_hidden)
-    else:
-        from spec.program import compile_program
-
-        compile_program(network, machine, train_hidden)
 
 
 def invoked() -> str:

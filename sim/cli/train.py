@@ -14,7 +14,6 @@ from sim.cli.common import (
     CommandError,
     Interrupted,
     add_common,
-    check_fit,
     invoked,
     load_specs,
     open_out,
@@ -141,9 +140,7 @@ def run(args: argparse.Namespace, argv: list[str]) -> int:
     check_rule(args.backend, args.rule)
     if args.average is not None and args.average > args.epochs:
         raise SpecError("--average", f"must be at most --epochs, {args.epochs}", args.average)
-    if args.backend == "golden":
-        check_fit(network, machine, args.rule == "lls")
-    elif args.backend == "rtl":
+    if args.backend != "float":
         from spec.program import program_for
 
         program_for(network, machine, train_hidden=args.rule == "lls")
