@@ -24,11 +24,12 @@ __all__ = ["RtlBackend", "RtlError", "core_verilog"]
 
 _PHASES, _LAYERS = 8, 256
 """Sizes of the driver's table of cycles; see ``driver.cpp``."""
-_HUNG, _TOO_LONG, _TOO_SHORT = -1, -2, -3
+_HUNG, _TOO_LONG, _TOO_SHORT, _UNASKED = -1, -2, -3, -4
 _ERRORS = {
     _HUNG: "the core hangs: no beat on any of its ports for {patience} cycles",
     _TOO_LONG: "a result has more beats than the program asks for",
     _TOO_SHORT: "a result has fewer beats than the program asks for",
+    _UNASKED: "the bus answers a read that nobody made",
 }
 _WORD, _LAST = 0xFFFF_FFFF, 1 << 32
 """A beat of the results: its word, and the bit that says that it is a result's last."""
@@ -243,8 +244,11 @@ class RtlBackend(StatefulModel):
         if steps % PERIOD:
             self._write(([memory_map.register_address(command)], [steps % PERIOD]))
             idle = 1 << memory_map.register_bit("STATUS", "idle")
-            while not self._register("STATUS") & idle:
-                pass
+            # A read takes a cycle or more.
+            for _ in range(self._patience):
+                if self._register("STATUS") & idle:
+                    return
+            self._check(_HUNG)
 
     def _register(self, name: str) -> int:
         return int(self._read(np.array([memory_map.register_address(name)]))[0])

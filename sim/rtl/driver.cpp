@@ -41,7 +41,7 @@ struct Core {
 extern "C" {
 
 // A result shorter than zero says what went wrong; backend.py turns it into a sentence.
-enum { kOk = 0, kHung = -1, kResultTooLong = -2 };
+enum { kOk = 0, kHung = -1, kResultTooLong = -2, kUnasked = -4 };
 
 void *core_open() {
     auto *core = new Core;
@@ -85,7 +85,9 @@ int core_bus(void *handle, int write, int64_t count, const uint32_t *addresses, 
         }
         core->settle();
         quiet++;
-        if (!write && core->top.bus___05Frsp_valid) {
+        if (core->top.bus___05Frsp_valid) {
+            // Only what was asked for in an earlier cycle is answered.
+            if (write || received == sent) return kUnasked;
             data[received++] = core->top.bus___05Frsp_data;
             quiet = 0;
         }
