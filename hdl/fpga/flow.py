@@ -9,7 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
-from hdl.dense.core import Core
+from hdl.core import core_for
 from hdl.fpga.shell import ScanShell
 from hdl.verilog import to_verilog
 from spec.basis import Basis
@@ -87,7 +87,7 @@ def place_and_route(
         )  # fmt: skip
     board = BOARDS[device.family]
     out.mkdir(parents=True, exist_ok=True)
-    core = Core(machine, network.classes, Basis(network.basis, network.classes))
+    core = core_for(machine, network.classes, Basis(network.basis, network.classes))
     text = to_verilog(ScanShell(core), "shell")
     source, netlist = out / "shell.v", out / "shell.json"
     if not (netlist.exists() and source.exists() and source.read_text() == text):
