@@ -7,6 +7,7 @@ from dataclasses import MISSING, dataclass, fields
 
 from spec.errors import SpecError, check_choice, check_int, check_number, check_text, located
 from spec.qformat import QFormat, signed_bits
+from spec.rules import BACK_BITS, RULES, Rule
 from spec.yaml_loader import check_keys, find_file, load_yaml
 
 __all__ = [
@@ -54,6 +55,7 @@ WINDOWED_KEYS = ("max_batch", "max_side", "slope_depth", "signal_depth")
 """Keys that only machines with ``gradient_bits`` have."""
 # |weight * activation| <= 2^15 * 2^7, reached by the two most negative codes.
 _PRODUCT_LOG2 = WEIGHT_BITS - 1 + ACT_BITS - 1
+_BACK_PRODUCT_LOG2 = WEIGHT_BITS - 1 + BACK_BITS - 1
 
 
 @dataclass(frozen=True)
@@ -91,7 +93,8 @@ class Machine:
     ``delta_bits`` is the width of a shifted learning signal, ``fraction_bits`` the number of random
     bits below a weight, ``result_fifo_depth`` the beats of the result FIFO. ``gradient_bits`` is the
     width of a sum of gradients over positions and samples; 0 for a machine that has none, and runs
-    fully connected layers at batch 1 only.
+    fully connected layers at batch 1 only. ``rule`` is the learning rule it is built for, a name of
+    :data:`spec.rules.RULES`; with ``inference`` ``delta_bits`` and ``fraction_bits`` are of no use.
 
     With ``gradient_bits`` (``docs/convolutions.md``, section 6): ``max_batch`` samples of a batch,
     ``max_side`` the largest height or width of a map, ``slope_depth`` words of ``cols`` slope bits,
@@ -118,6 +121,7 @@ class Machine:
     max_side: int = 32
     slope_depth: int = 1024
     signal_depth: int = 64
+    rule: str = "lls"
 
     def __post_init__(self) -> None:
         check_text("name", self.name)
@@ -134,12 +138,15 @@ class Machine:
         check_int("max_fan_in", self.max_fan_in, 1, (1 << 16) - 1)
         check_int("bias_depth", self.bias_depth, 2, 1 << 16)
         check_int("max_layers", self.max_layers, 1, 64)
-        # The unshifted signal has 8 bits; a shifted one meets an activation in an 18x18 (or 16x16)
+        # The unshifted signal has 8 bits, or BACK_BITS; a shifted one meets an activation in an 18x18 (or 16x16)
         # multiplier, which 18 bits is the most that any of the targets has.
-        check_int("delta_bits", self.delta_bits, ACT_BITS, 18)
+        check_choice("rule", self.rule, RULES)
+        check_int("delta_bits", self.delta_bits, self.signal_bits, 18)
         check_int("gradient_bits", self.gradient_bits, 0, 64)
         if 0 < self.gradient_bits < 24:
             raise SpecError("gradient_bits", "must be 0, or 24 to 64", self.gradient_bits)
+        if self.windowed and self.rule != "lls":
+            raise SpecError("rule", "must be lls with gradient_bits: no other is built there yet", self.rule)
         # The random bits are the top bits of a 16-bit LFSR. Sums of gradients are finer: zeros
         # follow its bits.
         check_int("fraction_bits", self.fraction_bits, 1, 24 if self.gradient_bits else 16)
@@ -164,8 +171,8 @@ class Machine:
 
     @property
     def own_keys(self) -> tuple[str, ...]:
-        """The keys that a machine of its kind has, ``device`` apart."""
-        others = ("device",) if self.windowed else ("device", *WINDOWED_KEYS)
+        """The keys that a machine of its kind has, ``device`` and ``rule`` apart."""
+        others = ("device", "rule") if self.windowed else ("device", "rule", *WINDOWED_KEYS)
         return tuple(field.name for field in fields(self) if field.name not in others)
 
     @property
@@ -179,31 +186,66 @@ class Machine:
         return self.pes + 1
 
     @property
+    def learning(self) -> Rule:
+        """What its rule needs."""
+        return RULES[self.rule]
+
+    @property
+    def signal_bits(self) -> int:
+        """A learning signal before its shift."""
+        return BACK_BITS if self.learning.transposes else ACT_BITS
+
+    @property
+    def lane_bits(self) -> int:
+        """The column lanes: a shifted signal; without learning the 1 that chooses a host access's column."""
+        return self.delta_bits if self.learning.learns else 2
+
+    @property
+    def random_bits(self) -> int:
+        """Random bits below a weight in a PE's adder; 0 without learning."""
+        return self.fraction_bits if self.learning.learns else 0
+
+    @property
     def operand_bits(self) -> int:
         """The multiplier's wide operand: a weight going forward, a shifted signal in update."""
-        return max(WEIGHT_BITS, self.delta_bits)
+        return max(WEIGHT_BITS, self.lane_bits)
+
+    @property
+    def narrow_bits(self) -> int:
+        """The multiplier's other operand: an activation; on the way back a weight."""
+        return WEIGHT_BITS if self.learning.transposes else ACT_BITS
 
     @property
     def product_bits(self) -> int:
         """A product: an n-bit times an m-bit signed number never needs more than n + m bits."""
-        return self.operand_bits + ACT_BITS
+        back = WEIGHT_BITS + BACK_BITS if self.learning.transposes else 0
+        return max(self.operand_bits + ACT_BITS, back)
 
     @property
     def max_delta(self) -> int:
-        """Largest magnitude of a shifted signal: 127 shifted by at most ``delta_bits - 8``."""
-        return 127 << (self.delta_bits - ACT_BITS)
+        """Largest magnitude of a shifted signal: as many bits, 127 or 2047, as it may be shifted by."""
+        return ((1 << (self.signal_bits - 1)) - 1) << (self.delta_bits - self.signal_bits)
 
     @property
     def psum_bits(self) -> int:
         """A partial sum on its way down a column.
 
-        Forward: ``rows`` products of at most 2^22 each. Update: ``w * 2^F + rand`` lies within
-        ``±2^(15+F)``, the product within ``±max_delta * 2^7``. Host access: a word times
-        2^F, and 1. Sums of gradients: what :mod:`spec.windowed` lets fit.
+        Forward: ``rows`` products of at most 2^22 each; on its way back, along a row, ``cols`` of at
+        most 2^26. Update: ``w * 2^F + rand`` lies within ``±2^(15+F)``, the product within
+        ``±max_delta * 2^7``. Host access: a word times 2^F, and 1. Sums of gradients: what
+        :mod:`spec.windowed` lets fit.
         """
+        rule = self.learning
         forward = self.rows << _PRODUCT_LOG2
-        update = (1 << (WEIGHT_BITS - 1 + self.fraction_bits)) + (self.max_delta << (ACT_BITS - 1))
-        return max(signed_bits(max(forward, update)), self.gradient_bits)
+        back = self.cols << _BACK_PRODUCT_LOG2 if rule.transposes else 0
+        word = 1 << (WEIGHT_BITS - 1 + self.random_bits)
+        update = word + (self.max_delta << (ACT_BITS - 1)) if rule.learns else word + 1
+        return max(signed_bits(max(forward, back, update)), self.gradient_bits)
+
+    @property
+    def back_sum_bits(self) -> int:
+        """A sum at a row's end on the way back: ``max_neurons`` products of at most 2^26."""
+        return signed_bits(self.max_neurons << _BACK_PRODUCT_LOG2)
 
     @property
     def acc_bits(self) -> int:
@@ -296,7 +338,7 @@ def load_machine(name_or_path: str | os.PathLike[str]) -> Machine:
     values = load_yaml(path)
     required = [field.name for field in fields(Machine) if field.default is MISSING]
     with located(file=str(path)):
-        check_keys(values, required, ["device", "gradient_bits", *WINDOWED_KEYS])
+        check_keys(values, required, ["device", "gradient_bits", "rule", *WINDOWED_KEYS])
         device = values.get("device")
         if device is not None:
             with located(path="device"):

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from spec.errors import SpecError, check_int
 from spec.machine import Machine
 from spec.program import DESCRIPTOR_STRIDE, DESCRIPTOR_WORDS
+from spec.rules import RULES
 from spec.windowed_program import WINDOWED_STRIDE, WINDOWED_WORDS
 
 __all__ = [
@@ -80,7 +81,7 @@ REGISTERS: dict[str, Register] = {
     register.name: register
     for register in (
         Register("ID", 0, "ro", 32, "always 0x4C4C5331, the ASCII codes of LLS1"),
-        Register("VERSION", 1, "ro", 32, "version of this address map"),
+        Register("VERSION", 1, "ro", 32, "version of this address map; plus 16 times the number of the learning rule"),
         Register(
             "CTRL",
             2,
@@ -195,8 +196,9 @@ def registers_of(machine: Machine) -> dict[str, Register]:
 
 
 def version_value(machine: Machine) -> int:
-    """What ``VERSION`` reads in a machine."""
-    return WINDOWED_VERSION_VALUE if machine.windowed else VERSION_VALUE
+    """What ``VERSION`` reads in a machine: the map's version and, times 16, the rule's number, 0 for ``lls``."""
+    version = WINDOWED_VERSION_VALUE if machine.windowed else VERSION_VALUE
+    return version + 16 * list(RULES).index(machine.rule)
 
 
 def offset_bits(machine: Machine) -> int:

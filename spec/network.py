@@ -11,6 +11,7 @@ from typing import Any
 from spec.errors import SpecError, check_choice, check_int, check_text, located
 from spec.geometry import LayerGeometry, layer_geometry
 from spec.machine import ACT_FRAC
+from spec.rules import RULES
 from spec.yaml_loader import check_keys, find_file, load_yaml
 
 __all__ = [
@@ -111,7 +112,8 @@ class Recipe:
 
     A rate falls by half with each step of its shift. The temperature of a hidden layer's softmax is
     ``2**temperature_shift / (2 ln 2)``. Parameters change once for ``batch`` samples, and start
-    within ``±2**gain_shift / sqrt(taps)``.
+    within ``±2**gain_shift / sqrt(taps)``. ``hidden_rate_shift`` is that of LLS; ``rate_shifts`` may name
+    other rules with theirs, as pairs.
     """
 
     hidden_rate_shift: int
@@ -119,6 +121,7 @@ class Recipe:
     temperature_shift: int = 0
     batch: int = 1
     gain_shift: int = 0
+    rate_shifts: tuple[tuple[str, int], ...] = ()
 
     def __post_init__(self) -> None:
         check_int("hidden_rate_shift", self.hidden_rate_shift, -8, 20)
@@ -126,6 +129,16 @@ class Recipe:
         check_int("temperature_shift", self.temperature_shift, 0, 8)
         check_int("batch", self.batch, 1, 128)
         check_int("gain_shift", self.gain_shift, 0, 2)
+        others = tuple(name for name, rule in RULES.items() if rule.learns and name != "lls")
+        for rule, shift in self.rate_shifts:
+            check_choice("rate_shifts", rule, others)
+            check_int(f"rate_shifts.{rule}", shift, -8, 20)
+
+    def rate_shift(self, rule: str) -> int:
+        """The shift of the hidden layers' rate under a rule of :data:`spec.rules.RULES`."""
+        if rule == "lls":
+            return self.hidden_rate_shift
+        return dict(self.rate_shifts).get(rule, self.output_rate_shift + RULES[rule].rate_step)
 
 
 @dataclass(frozen=True)
@@ -252,9 +265,9 @@ def load_network(name_or_path: str | os.PathLike[str]) -> Network:
             check_keys(
                 values["recipe"],
                 ("hidden_rate_shift", "output_rate_shift"),
-                ("temperature_shift", "batch", "gain_shift"),
+                ("temperature_shift", "batch", "gain_shift", "rate_shifts"),
             )
-            recipe = Recipe(**values["recipe"])
+            recipe = _read_recipe(values["recipe"])
         return Network(
             name=values["name"],
             input_shape=shape,
@@ -264,6 +277,14 @@ def load_network(name_or_path: str | os.PathLike[str]) -> Network:
             recipe=recipe,
             input=values.get("input", "unsigned"),
         )
+
+
+def _read_recipe(values: dict[str, Any]) -> Recipe:
+    """A recipe from its mapping."""
+    shifts = values.get("rate_shifts", {})
+    if not isinstance(shifts, dict):
+        raise SpecError("rate_shifts", "must be a mapping of rules to shifts", shifts)
+    return Recipe(**{**values, "rate_shifts": tuple(shifts.items())})
 
 
 _CONVOLUTION_OPTIONS = ("stride", "padding", "pool", "activation_fraction")

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, ClassVar, TypeVar
 from spec.errors import SpecError, check_int
 from spec.machine import ACT_FRAC, INPUT_FRAC, SCORE_FRAC, WEIGHT_FRAC, Machine, load_machine
 from spec.network import Network
+from spec.rules import BACK_FRAC
 from spec.yaml_loader import preset_names
 
 if TYPE_CHECKING:
@@ -82,6 +83,7 @@ FIELDS: dict[str, Field] = {
     "score_shift": Field(5, 8, 5),
     "rate_shift": Field(5, 16, 6, signed=True),
     "bias_shift": Field(5, 24, 3),
+    "trains_below": Field(5, 29, 1),
     "is_output": Field(5, 30, 1),
     "train": Field(5, 31, 1),
 }
@@ -99,7 +101,8 @@ class LayerDescriptor(Descriptor):
     (hidden layers) likewise at ``a_base``; PE(r, c) holds ``w[jt*cols + c][it*rows + r]`` at
     ``w_base + jt*row_tiles + it``; neuron ``j``'s bias is at ``b_base + j``. Bit ``r`` of
     ``row_mask`` says that row ``r`` has an input in the last row tile. Shifts: see
-    ``docs/architecture.md``, section 1. ``is_output`` and ``train`` are 0 or 1.
+    ``docs/architecture.md``, section 1. ``is_output`` and ``train`` are 0 or 1, and so is
+    ``trains_below``: whether layers before this one train after it (a rule that ``waits``).
     """
 
     fields = FIELDS
@@ -117,6 +120,7 @@ class LayerDescriptor(Descriptor):
     score_shift: int
     rate_shift: int
     bias_shift: int
+    trains_below: int
     is_output: int
     train: int
 
@@ -238,7 +242,7 @@ def compile_program(network: Network, machine: Machine, train_hidden: bool = Tru
     check_kind(network, machine)
     fit = Fit(network, machine)
     shapes, rows, cols = network.shapes, machine.rows, machine.cols
-    recipe = network.recipe
+    recipe, rule = network.recipe, machine.learning
     fit.need("max_layers", len(shapes), "layers")
     fan_in, neurons = (max(sizes) for sizes in zip(*shapes, strict=True))
     fit.need("max_fan_in", fan_in, "inputs of the widest layer")
@@ -250,16 +254,9 @@ def compile_program(network: Network, machine: Machine, train_hidden: bool = Tru
     )
 
     input_words = -(-shapes[0][0] // rows)
-    # Hidden activations alternate between two slots: a layer reads one while it writes the other.
-    slots = [0, 0]
-    for number, (_, n_out) in enumerate(shapes[:-1]):
-        slots[number % 2] = max(slots[number % 2], -(-n_out // rows))
-    slot_bases = (2 * input_words, 2 * input_words + slots[0])
-    fit.need(
-        "activation_depth",
-        slot_bases[1] + slots[1],
-        "words a bank: two input buffers and two layers' activations",
-    )
+    bases, words = _activation_bases(network, machine, 2 * input_words)
+    kept = "all hidden layers'" if rule.waits else "two layers'"
+    fit.need("activation_depth", words, f"words a bank: two input buffers and {kept} activations")
 
     layers = []
     x_base = w_base = b_base = 0
@@ -267,8 +264,8 @@ def compile_program(network: Network, machine: Machine, train_hidden: bool = Tru
         is_output = number == len(shapes) - 1
         in_frac = ACT_FRAC if number else INPUT_FRAC
         row_tiles, col_tiles = -(-n_in // rows), -(-n_out // cols)
-        a_base = 0 if is_output else slot_bases[number % 2]
-        rate = recipe.output_rate_shift + 7 if is_output else recipe.hidden_rate_shift + 2
+        a_base = 0 if is_output else bases[number]
+        train = rule.learns and (is_output or train_hidden)
         layers.append(
             dict(
                 n_in=n_in,
@@ -282,10 +279,11 @@ def compile_program(network: Network, machine: Machine, train_hidden: bool = Tru
                 row_mask=(1 << (n_in - (row_tiles - 1) * rows)) - 1,
                 act_shift=WEIGHT_FRAC + in_frac - (SCORE_FRAC if is_output else ACT_FRAC),
                 score_shift=SCORE_FRAC if is_output else recipe.temperature_shift,
-                rate_shift=rate + in_frac - WEIGHT_FRAC,
+                rate_shift=_rate_shift(network, machine, is_output) + in_frac - WEIGHT_FRAC,
                 bias_shift=2 * in_frac - 7,
                 is_output=int(is_output),
-                train=int(is_output or train_hidden),
+                train=int(train),
+                trains_below=int(rule.waits and train_hidden and number > 0),
             )
         )
         x_base = a_base
@@ -295,3 +293,26 @@ def compile_program(network: Network, machine: Machine, train_hidden: bool = Tru
     fit.need("bias_depth", b_base, "biases")
     fit.refuse()
     return Program(tuple(LayerDescriptor(**layer) for layer in layers), shapes[0][0], input_words)
+
+
+def _activation_bases(network: Network, machine: Machine, first: int) -> tuple[list[int], int]:
+    """The base of each hidden layer's activations, from word ``first`` on, and the words a bank in all.
+
+    They alternate between two slots, a layer reading one while it writes the other, unless the rule
+    reads them once more when the forward pass is over.
+    """
+    words = [-(-n_out // machine.rows) for _, n_out in network.shapes[:-1]]
+    if machine.learning.waits:
+        return [first + sum(words[:number]) for number in range(len(words))], first + sum(words)
+    slots = [max(words[parity::2], default=0) for parity in (0, 1)]
+    return [first + number % 2 * slots[0] for number in range(len(words))], first + sum(slots)
+
+
+def _rate_shift(network: Network, machine: Machine, is_output: bool) -> int:
+    """A layer's shift of the rate, and the fraction bits of its signal."""
+    recipe, rule = network.recipe, machine.learning
+    shift = recipe.output_rate_shift if is_output else recipe.rate_shift(rule.name)
+    if rule.transposes:
+        return shift + BACK_FRAC
+    # A layer's own error lacks the norm of its latents, 2^4 or so, which the exponent k brings back.
+    return shift + (7 if is_output else 6 - 4 * rule.scores)

@@ -10,14 +10,19 @@ from enum import IntEnum
 
 __all__ = [
     "ARGMAX_TAIL",
+    "BACK_TAIL",
     "DELTA_LATENCY",
     "FINISH_CYCLES",
     "FORWARD_TAIL",
+    "PLAIN_ARGMAX_TAIL",
+    "PLAIN_SIGNAL_TAIL",
     "SETUP_CYCLES",
     "SIGNAL_TAIL",
     "UPDATE_TAIL",
     "Phase",
+    "delta_latency",
     "tile_interval",
+    "update_tail",
 ]
 
 SETUP_CYCLES = 6
@@ -29,8 +34,15 @@ SIGNAL_TAIL = 30
 reciprocal, the projection's quotient."""
 ARGMAX_TAIL = 10
 """``signal`` of an inference beyond the one walk over the output layer's scores."""
+PLAIN_SIGNAL_TAIL = 14
+"""``signal`` of the output layer in a machine whose hidden layers form no scores: no lanes to read, no projection."""
+PLAIN_ARGMAX_TAIL = 1
+"""``signal`` of an inference in such a machine."""
+BACK_TAIL = 0
+"""The way back through a layer (rule ``bp``) beyond its steps."""
 DELTA_LATENCY = 12
 """From the first cycle of ``update`` to that in which the array can take the first shifted signal."""
+_DELTA_LATENCY = {"lls": DELTA_LATENCY, "drtp": 7, "dfa": DELTA_LATENCY, "bp": 5}
 UPDATE_TAIL = DELTA_LATENCY + 2
 """``update`` beyond the array's skew: the first step is issued when the first shifted signal can be
 taken (the others follow one a cycle, as the columns take them), and the last PE has to write."""
@@ -55,3 +67,13 @@ def tile_interval(row_tiles: int, cols: int) -> int:
     At least ``cols``: one post-processing pipeline takes one column's result a cycle.
     """
     return max(row_tiles, cols)
+
+
+def delta_latency(rule: str) -> int:
+    """``DELTA_LATENCY`` of the unit that makes the signals of a learning rule."""
+    return _DELTA_LATENCY[rule]
+
+
+def update_tail(rule: str) -> int:
+    """``UPDATE_TAIL`` under a learning rule."""
+    return delta_latency(rule) + UPDATE_TAIL - DELTA_LATENCY

@@ -142,4 +142,4 @@ def test_defaults(table, key, what, rule, default, tmp_path):
     for part in TABLES[table][2]:
         inner = inner[part] if isinstance(part, int) else getattr(inner, part)
     value = getattr(inner, key)
-    assert ("none" if value is None else str(value)) == default
+    assert ("none" if value in (None, ()) else str(value)) == default

@@ -1,0 +1,85 @@
+"""The learning rules that a machine can be built for, and what each needs of the hardware.
+
+``docs/rules.md`` has their arithmetic and their order of phases. A rule is a parameter of the machine
+(:class:`spec.machine.Machine`, key ``rule``): one generator, one array, and nothing of a rule in a
+machine that has another.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+__all__ = ["BACK_BITS", "BACK_FRAC", "RULES", "Rule"]
+
+BACK_BITS = 12
+"""A backpropagated signal, before its shift."""
+BACK_FRAC = 11
+"""Its fraction bits: it lies within -1 and 1."""
+
+
+@dataclass(frozen=True)
+class Rule:
+    """What a rule needs.
+
+    ``error`` is what a hidden layer's learning signal is made of:
+
+    * ``own``: the error of the layer's own class scores, sent back through the basis that made them;
+    * ``label``: the label alone, through the basis as fixed feedback;
+    * ``output``: the output layer's error, through the basis as fixed feedback;
+    * ``back``: the signal of the layer behind it, through that layer's weights;
+    * ``none``: nothing is learned.
+
+    ``rate_step``: how much larger the shift of the hidden layers' rate is than that of the output
+    layer where the network's recipe says nothing of this rule.
+    """
+
+    name: str
+    title: str
+    error: str
+    rate_step: int = 0
+
+    @property
+    def learns(self) -> bool:
+        """Whether weights change."""
+        return self.error != "none"
+
+    @property
+    def scores(self) -> bool:
+        """Whether hidden layers form class scores, and their signal a projection."""
+        return self.error == "own"
+
+    @property
+    def basis(self) -> bool:
+        """Whether hidden layers read the basis."""
+        return self.error in ("own", "label", "output")
+
+    @property
+    def holds(self) -> bool:
+        """Whether a hidden layer's signals that would push a saturated activation further are dropped."""
+        return self.error in ("label", "output")
+
+    @property
+    def waits(self) -> bool:
+        """Whether hidden layers are updated after the output layer, last to first.
+
+        Until then all activations of a sample and a slope bit a neuron are kept.
+        """
+        return self.error in ("output", "back")
+
+    @property
+    def transposes(self) -> bool:
+        """Whether the array also multiplies by the transposed weights."""
+        return self.error == "back"
+
+
+RULES: dict[str, Rule] = {
+    rule.name: rule
+    for rule in (
+        Rule("lls", "LLS", "own"),
+        Rule("drtp", "direct random target projection", "label", 4),
+        Rule("dfa", "direct feedback alignment", "output", 4),
+        Rule("bp", "backpropagation", "back"),
+        Rule("inference", "inference only", "none"),
+    )
+}
+"""By name."""

@@ -1,0 +1,115 @@
+"""Learning rules: what each makes of a machine, and of a program."""
+
+from dataclasses import replace
+
+import pytest
+
+from spec.errors import SpecError
+from spec.machine import Machine, load_machine
+from spec.memory_map import version_value
+from spec.network import Network, Recipe, load_network
+from spec.program import compile_program
+from spec.rules import RULES
+from spec.timing import DELTA_LATENCY, UPDATE_TAIL, delta_latency, update_tail
+
+
+def machine(rule: str, name: str = "digits") -> Machine:
+    return replace(load_machine(name), rule=rule)
+
+
+def network(**shifts: int) -> Network:
+    """64-128-128-10, hidden rate 6, output rate 5, and what `rate_shifts` says."""
+    digits = load_network("digits")
+    return replace(digits, recipe=replace(digits.recipe, rate_shifts=tuple(shifts.items())))
+
+
+def test_what_rules_need() -> None:
+    """The table at the head of docs/rules.md."""
+    assert {name: (r.learns, r.scores, r.basis, r.waits, r.transposes) for name, r in RULES.items()} == {
+        "lls": (True, True, True, False, False),
+        "drtp": (True, False, True, False, False),
+        "dfa": (True, False, True, True, False),
+        "bp": (True, False, False, True, True),
+        "inference": (False, False, False, False, False),
+    }
+
+
+def test_widths() -> None:
+    """8x8: 29 bits hold an update; 8 weights times 12-bit signals need 31, and 256 of those 36."""
+    widths = {rule: machine(rule) for rule in RULES}
+    assert {rule: m.psum_bits for rule, m in widths.items()} == {
+        "lls": 29, "drtp": 29, "dfa": 29, "bp": 31, "inference": 27,
+    }  # fmt: skip
+    assert [m.lane_bits for m in widths.values()] == [18, 18, 18, 18, 2]
+    assert [m.random_bits for m in widths.values()] == [12, 12, 12, 12, 0]
+    assert [m.operand_bits for m in widths.values()] == [18, 18, 18, 18, 16]
+    assert [m.narrow_bits for m in widths.values()] == [8, 8, 8, 16, 8]
+    assert widths["bp"].product_bits == 28
+    assert widths["bp"].max_delta == 2047 << 6 and widths["dfa"].max_delta == 127 << 10
+    # The largest sums fit, and one bit less would not hold them.
+    largest = 256 << 26
+    assert 1 << (widths["bp"].back_sum_bits - 2) <= largest < 1 << (widths["bp"].back_sum_bits - 1)
+    assert [version_value(m) for m in widths.values()] == [1, 17, 33, 49, 65]
+
+
+def test_shifted_signals_are_wide_enough() -> None:
+    """A 12-bit signal does not fit 10 bits; an 8-bit one does."""
+    assert replace(machine("dfa"), delta_bits=10).signal_bits == 8
+    with pytest.raises(SpecError, match="^delta_bits: must be an integer from 12 to 18, got 10$"):
+        replace(machine("bp"), delta_bits=10)
+
+
+def test_machines_for_convolutions_have_no_other_rule_yet() -> None:
+    with pytest.raises(SpecError, match="^rule: must be lls with gradient_bits"):
+        machine("bp", "smallconv")
+
+
+@pytest.mark.parametrize("rule", RULES)
+def test_programs(rule: str) -> None:
+    """Shifts by docs/rules.md, section 1, and whose activations are kept."""
+    layers = compile_program(network(dfa=9, drtp=8, bp=4), machine(rule)).layers
+    expected = {
+        "lls": [6 + 6 - 4 + 7 - 14, 6 + 6 - 4 + 4 - 14, 5 + 7 + 4 - 14],
+        "drtp": [8 + 6 + 7 - 14, 8 + 6 + 4 - 14, 5 + 7 + 4 - 14],
+        "dfa": [9 + 6 + 7 - 14, 9 + 6 + 4 - 14, 5 + 7 + 4 - 14],
+        "bp": [4 + 11 + 7 - 14, 4 + 11 + 4 - 14, 5 + 11 + 4 - 14],
+    }
+    if rule in expected:
+        assert [layer.rate_shift for layer in layers] == expected[rule]
+    assert [layer.train for layer in layers] == [int(rule != "inference")] * 3
+    waits = rule in ("dfa", "bp")
+    assert [layer.trains_below for layer in layers] == [0, int(waits), int(waits)]
+    frozen = compile_program(network(), machine(rule), train_hidden=False).layers
+    assert [layer.train for layer in frozen] == [0, 0, int(rule != "inference")]
+    assert not any(layer.trains_below for layer in frozen)
+
+
+def test_kept_activations_have_their_own_words() -> None:
+    """Three hidden layers: the third takes the first one's place, or, if all are kept, its own."""
+    digits = network()
+    deep = replace(digits, layers=(digits.layers[0], *digits.layers))
+    assert [layer.a_base for layer in compile_program(deep, machine("lls")).layers] == [16, 32, 16, 0]
+    kept = [layer.a_base for layer in compile_program(deep, machine("bp")).layers]
+    assert kept == [16, 32, 48, 0]
+    with pytest.raises(SpecError, match=r"activation_depth is 63, 1 too few: 64 would fit \(.*all hidden layers'"):
+        compile_program(deep, replace(machine("dfa"), activation_depth=63))
+
+
+def test_rates() -> None:
+    """A rule that the recipe names has its own shift, others follow from the output layer's."""
+    recipe = network(dfa=9).recipe
+    assert [recipe.rate_shift(rule) for rule in ("lls", "dfa", "bp")] == [6, 9, 5]
+    assert recipe.rate_shift("drtp") == 5 + RULES["drtp"].rate_step
+    for wrong in ("lls", "inference", "hebb"):
+        with pytest.raises(SpecError, match="^rate_shifts: must be one of drtp, dfa, bp"):
+            Recipe(6, 5, rate_shifts=((wrong, 5),))
+    with pytest.raises(SpecError, match=r"^rate_shifts.bp: must be an integer from -8 to 20, got 21"):
+        Recipe(6, 5, rate_shifts=(("bp", 21),))
+
+
+def test_latencies() -> None:
+    """`update` lasts two cycles beyond the first signal, whatever makes it."""
+    assert delta_latency("lls") == DELTA_LATENCY and update_tail("lls") == UPDATE_TAIL
+    for name, rule in RULES.items():
+        if rule.learns:
+            assert update_tail(name) - delta_latency(name) == UPDATE_TAIL - DELTA_LATENCY
