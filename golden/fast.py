@@ -7,9 +7,9 @@ Three changes of form, none of result; the tests hold the two models equal.
   inputs and random numbers alike as vectors. The random numbers come from one table of the LFSR's
   sequence, laid out twice, so that no run of them wraps around. Each row is padded with zeros; an
   input of 0 never changes a weight, as its update is `floor((w·2^F + random) / 2^F) = w`.
-- The update is 16 bits wide. With `ush = F - ls`, nested floors give
+- The update is 16 bits wide where that does. With `ush = F - ls`, nested floors give
   `floor((w·2^F + random_F + v·2^ls) / 2^F) = w + floor((v + random_ush) / 2^ush)`, where `v` is the
-  product of two 8-bit codes and `random_ush` the top `ush` bits of the LFSR:
+  product of signal and input and `random_ush` the top `ush` bits of the LFSR: for signals of 8 bits
   `|v| <= 127·128` and `random_ush < 2^ush` stay within 16 bits for `ush <= 14`.
 - Products are summed in 32 bits. No partial sum exceeds `2^15·Σ|x|`, so a neuron takes one sum if
   `Σ|x| < 2^16`; else it takes sums of 256 products, each of at most `256·2^22 = 2^30`.
@@ -25,7 +25,9 @@ import numpy as np
 from golden.fixed import IntegerModel, StepResult, checked_samples
 from golden.train import Parameters, TrainReport
 from spec.lfsr import PERIOD, SEQUENCE, offset
+from spec.machine import ACT_BITS
 from spec.network import NO_LABEL
+from spec.rules import BACK_FRAC
 from spec.tables import EXP, RCP8, RCP9
 
 __all__ = ["FastModel"]
@@ -36,6 +38,8 @@ SAMPLES_A_CALL = 1024
 """Compiled code cannot be interrupted; a Ctrl-C waits for no more than this many samples."""
 BLOCK = 256
 """Products that always fit a 32-bit sum."""
+BACK_BLOCK = 16
+"""Products of a weight and a signal that always do."""
 
 # What a layer is to the compiled code, a row of int64; the names are the columns.
 (
@@ -54,10 +58,24 @@ BLOCK = 256
     BIAS_SHIFT,
     IS_OUTPUT,
     TRAINS,
+    TRAINS_BELOW,
     FIELDS,
-) = range(16)
+) = range(17)
 # What the machine is to it, likewise.
-ROWS, COLS, FRACTION_BITS, DELTA_BITS, LFSR_STRIDE, BASIS_FRACTION, CONSTANTS = range(7)
+(
+    ROWS,
+    COLS,
+    FRACTION_BITS,
+    DELTA_BITS,
+    SIGNAL_BITS,
+    SIGNAL_FRAC,  # of the output layer's signal
+    LFSR_STRIDE,
+    BASIS_FRACTION,
+    SCORES,  # from here on what `spec.rules.Rule` says
+    WAITS,
+    TRANSPOSES,
+    CONSTANTS,
+) = range(12)
 # The small tables, rows of int64 `(3, 16)`. They are arguments, since a constant would stay in the
 # compiled code that is kept on the disk, whatever became of its source.
 T_EXP, T_RCP8, T_RCP9 = range(3)
@@ -122,12 +140,17 @@ def _update_row(w, first, x, x_first, sequence, at, length, minus_delta, ush, do
 
 
 @_compiled
-def _update_row_wide(w, first, x, x_first, sequence, at, length, shifted, bits):
-    """One row of one neuron as it is defined."""
+def _update_row_wide(w, first, x, x_first, sequence, at, length, minus_delta, ush):
+    """The same in 32 bits, for any signal and any `ush` up to 16; below 1 it is a shift to the left."""
+    left, right = np.int32(max(-ush, 0)), np.int32(max(ush, 0))
+    down = np.int32(16 - right)
     for i in range(length):
-        random = np.int64(sequence[at + i]) >> (16 - bits)
-        total = (np.int64(w[first + i]) << bits) + random + shifted * np.int64(x[x_first + i])
-        w[first + i] = _sat(total >> bits, 16)
+        i = np.uint64(i)
+        v = np.int32(minus_delta * np.int32(x[x_first + i]))
+        r = np.int32(np.int32(sequence[at + i]) >> down)
+        change = np.int32(np.int32(np.int32(v << left) + r) >> right)
+        moved = np.int32(np.int32(w[first + i]) + change)
+        w[first + i] = np.int16(min(max(moved, np.int32(-32768)), np.int32(32767)))
 
 
 @_compiled
@@ -198,10 +221,77 @@ def _hidden_signal(a, neg, table, fraction, label, score_shift, small, score, e,
 
 
 @_compiled
-def _update_layer(layer, machine, w, b, x, delta, ls, sequence, counters):
-    """Updates a layer's weights and biases, and counts the steps."""
+def _output_signal(error, machine, delta):
+    """Writes the output layer's signal to `delta`: its error, of 7 fraction bits, or 6 where it goes back."""
+    drop = 2 if machine[TRANSPOSES] != 0 else 1
+    left = machine[SIGNAL_FRAC] - 8 + drop
+    largest = (1 << (machine[SIGNAL_BITS] - 1)) - 1
+    for c in range(error.shape[0]):
+        t = _rnd(error[c], drop) << left
+        delta[c] = min(max(t, -largest), largest)
+
+
+@_compiled
+def _signals(gradient, shift, neg, largest, delta):
+    """Writes a hidden layer's signal to `delta`: the gradient rounded, times the slope, clipped."""
+    for i in range(gradient.shape[0]):
+        t = _rnd(np.int64(gradient[i]), shift)
+        if neg[i]:
+            t = _rnd(t, 3)
+        delta[i] = min(max(t, -largest), largest)
+
+
+@_compiled
+def _hold(delta, full, neg):
+    """Takes back the signals that would push an activation further that is `full`, at the end that `neg` says."""
+    for i in range(full.shape[0]):
+        if full[i] and (delta[i] > 0 if neg[i] else delta[i] < 0):
+            delta[i] = 0
+
+
+@_compiled
+def _feedback(error, table, fraction, back):
+    """Writes `B^T e`, rounded, to `back`; `table` int16, flat."""
+    neurons = back.shape[0]
+    back[:] = 0
+    for c in range(error.shape[0]):
+        row, e = table[c * neurons : (c + 1) * neurons], error[c]
+        if e != 0:
+            for i in range(neurons):
+                back[i] += np.int64(row[i]) * e
+    for i in range(neurons):
+        back[i] = _rnd(back[i], fraction)
+
+
+@_compiled
+def _back_sums(w, delta, layer, rows, part, sums, back):
+    """Writes `W^T delta` of a layer to `back`, in the order of the layer before it.
+
+    `part` int32 and `sums` are room for a neuron's weights. So few products of 2^26 are summed in 32 bits
+    that they fit.
+    """
+    span, n_in = layer[SPAN], layer[N_IN]
+    size = rows * span
+    sums[:size] = 0
+    for start in range(0, layer[N_OUT], BACK_BLOCK):
+        part[:size] = 0
+        for j in range(start, min(start + BACK_BLOCK, layer[N_OUT])):
+            d, first = np.int32(delta[j]), j * size
+            if d != 0:
+                for i in range(size):
+                    part[i] += np.int32(np.int32(w[first + i]) * d)
+        for i in range(size):
+            sums[i] += part[i]
+    for i in range(n_in):
+        back[i] = sums[(i % rows) * span + i // rows]
+
+
+@_compiled
+def _update_layer(layer, machine, w, b, x, delta, k, sequence, counters):
+    """Updates a layer's weights and biases, and counts the steps; `k` is the norm's exponent or 0."""
     rows, cols, bits = machine[ROWS], machine[COLS], machine[FRACTION_BITS]
     stride, span, n_out = machine[LFSR_STRIDE], layer[SPAN], layer[N_OUT]
+    ls = min(max(bits - (layer[RATE_SHIFT] + k), 0), machine[DELTA_BITS] - machine[SIGNAL_BITS])
     row_tiles, ush = layer[ROW_TILES], bits - ls
     for j in range(n_out):
         if delta[j] == 0:
@@ -209,7 +299,7 @@ def _update_layer(layer, machine, w, b, x, delta, ls, sequence, counters):
         at = (counters[0] + (j // cols) * row_tiles + (j % cols) * stride) % PERIOD
         for r in range(rows):
             first = (j * rows + r) * span
-            if 1 <= ush <= 14:
+            if 1 <= ush <= 14 and -127 <= delta[j] <= 127:
                 _update_row(
                     w,
                     np.uint64(first),
@@ -223,8 +313,17 @@ def _update_layer(layer, machine, w, b, x, delta, ls, sequence, counters):
                     np.int16(16 - ush),
                 )
             else:
-                shifted = np.int64(-delta[j]) << ls
-                _update_row_wide(w, first, x, r * span, sequence, at, span, shifted, bits)
+                _update_row_wide(
+                    w,
+                    np.uint64(first),
+                    x,
+                    np.uint64(r * span),
+                    sequence,
+                    np.uint64(at),
+                    span,
+                    np.int32(-delta[j]),
+                    ush,
+                )
             at += cols * stride  # less than the period
             if at >= PERIOD:
                 at -= PERIOD
@@ -258,14 +357,19 @@ def _run(
     `x` is room for each layer's input; `scores`, `formed` `(L, K)`, `(L,)` are the last sample's.
     """
     rows, classes = machine[ROWS], scores.shape[1]
-    widest = layers[:, N_OUT].max()
-    a, neg = np.zeros(widest, np.int16), np.zeros(widest, np.bool_)
-    back, delta = np.zeros(widest, np.int32), np.zeros(widest, np.int16)
+    fraction, largest = machine[BASIS_FRACTION], (1 << (machine[SIGNAL_BITS] - 1)) - 1
+    waits, last = machine[WAITS] != 0, layers.shape[0] - 1
+    widest = max(layers[:, N_OUT].max(), layers[:, N_IN].max())
+    a, neg = np.zeros(widest, np.int16), np.zeros((last + 1, widest), np.bool_)
+    full = np.zeros((last + 1, widest), np.bool_)
+    back, delta, below = np.zeros(widest, np.int32), np.zeros(widest, np.int16), np.zeros(widest, np.int16)
+    gradient = np.zeros(widest, np.int64)
+    part, sums = np.zeros(x.shape[0], np.int32), np.zeros(x.shape[0], np.int64)
     e = np.zeros(classes, np.int64)
     predictions = np.empty(samples.shape[0], np.int64)
     for s in range(samples.shape[0]):
         label = labels[s]
-        for number in range(layers.shape[0]):
+        for number in range(last + 1):
             layer = layers[number]
             n_out, act_shift, span = layer[N_OUT], layer[ACT_SHIFT], layer[SPAN]
             size = rows * span
@@ -276,7 +380,7 @@ def _run(
                 magnitude = _load_input(samples[s], inputs, rows, layer[ROW_TILES], span)
             else:
                 magnitude = _load_input(a[: layer[N_IN]], inputs, rows, layer[ROW_TILES], span)
-            output, score = layer[IS_OUTPUT] != 0, scores[number]
+            output, score, negative = layer[IS_OUTPUT] != 0, scores[number], neg[number]
             for j in range(n_out):
                 row = w[j * size : (j + 1) * size]
                 z = _dot(row, inputs) if magnitude < 1 << 16 else _long_dot(row, inputs)
@@ -284,24 +388,20 @@ def _run(
                 if output:
                     score[j] = _sat(_rnd(z, act_shift), 20)
                 else:
-                    neg[j] = z < 0
+                    negative[j] = z < 0
                     a[j] = _sat(_rnd(z >> 3 if z < 0 else z, act_shift), 8)
-            trains = layer[TRAINS] != 0 and label != NO_LABEL
-            formed[number] = output or trains
+                    full[number, j] = a[j] == 127 or a[j] == -128
+            trains = layer[TRAINS] != 0 and label != NO_LABEL and not output and not waits
+            formed[number] = output or (trains and machine[SCORES] != 0)
             if not trains:
                 continue
-            k = 0
-            if output:
-                _softmax_error(score, label, layer[SCORE_SHIFT], small, e)
-                for c in range(classes):
-                    delta[c] = min(max(_rnd(e[c], 1), -127), 127)
-            else:
-                first = layer[TABLE_BASE]
+            k, first = 0, layer[TABLE_BASE]
+            if machine[SCORES] != 0:
                 k = _hidden_signal(
                     a[:n_out],
-                    neg,
+                    negative,
                     tables[first : first + classes * n_out],
-                    machine[BASIS_FRACTION],
+                    fraction,
                     label,
                     layer[SCORE_SHIFT],
                     small,
@@ -310,9 +410,38 @@ def _run(
                     back[:n_out],
                     delta,
                 )
-            ls = min(max(machine[FRACTION_BITS] - (layer[RATE_SHIFT] + k), 0), machine[DELTA_BITS] - 8)
-            _update_layer(layer, machine, w, b, inputs, delta, ls, sequence, counters)
-        predictions[s] = scores[layers.shape[0] - 1].argmax()
+            else:
+                for i in range(n_out):
+                    gradient[i] = _rnd(-256 * np.int64(tables[first + label * n_out + i]), fraction)
+                _signals(gradient[:n_out], 2, negative, largest, delta)
+                _hold(delta, full[number, :n_out], negative)
+            _update_layer(layer, machine, w, b, inputs, delta, k, sequence, counters)
+        predictions[s] = scores[last].argmax()
+        learns = layers[last, TRAINS] != 0 or layers[last, TRAINS_BELOW] != 0
+        if label == NO_LABEL or not learns:
+            continue
+        _softmax_error(scores[last], label, layers[last, SCORE_SHIFT], small, e)
+        _output_signal(e, machine, delta)
+        for number in range(last, -1, -1):
+            layer = layers[number]
+            n_in, n_out, size = layer[N_IN], layer[N_OUT], rows * layer[SPAN]
+            w = weights[layer[W_BASE] : layer[W_BASE] + n_out * size]
+            b = biases[layer[B_BASE] : layer[B_BASE] + n_out]
+            inputs = x[layer[X_BASE] : layer[X_BASE] + size]
+            if layer[TRAINS_BELOW] != 0:
+                if machine[TRANSPOSES] != 0:
+                    _back_sums(w, delta, layer, rows, part, sums, gradient)
+                    _signals(gradient[:n_in], 14, neg[number - 1], largest, below)
+                else:
+                    first = layers[number - 1, TABLE_BASE]
+                    _feedback(e, tables[first : first + classes * n_in], fraction, gradient[:n_in])
+                    _signals(gradient[:n_in], 2, neg[number - 1], largest, below)
+                    _hold(below, full[number - 1, :n_in], neg[number - 1])
+            if layer[TRAINS] != 0:
+                _update_layer(layer, machine, w, b, inputs, delta, 0, sequence, counters)
+            if layer[TRAINS_BELOW] == 0:
+                break
+            delta, below = below, delta
     return predictions
 
 
@@ -342,7 +471,7 @@ class FastModel(IntegerModel):
         self._biases = np.concatenate([bias for _, bias in checked])
 
     def step(self, x: np.ndarray, label: int | None = None) -> StepResult:
-        """One sample, int8 `(features,)`; trains on it unless `label` is None."""
+        """One sample, int8 `(features,)`; trains on it unless `label` is None or the rule `inference`."""
         sample = np.asarray(x)[None]
         labels = None if label is None else np.array([label])
         prediction = self._run(*checked_samples(self.network, sample, labels))[0]
@@ -350,7 +479,11 @@ class FastModel(IntegerModel):
         return StepResult(int(prediction), tuple(score.copy() if formed else None for formed, score in scores))
 
     def train(self, x: np.ndarray, labels: np.ndarray) -> TrainReport:
-        """Trains on samples int8 `(N, features)` in turn; predictions are from before each update."""
+        """Trains on samples int8 `(N, features)` in turn; predictions are from before each update.
+
+        SpecError on a machine for inference.
+        """
+        self._check_learns()
         return TrainReport(self._run(*checked_samples(self.network, x, labels)))
 
     def predict(self, x: np.ndarray) -> np.ndarray:
@@ -359,7 +492,7 @@ class FastModel(IntegerModel):
 
     def _prepare(self) -> None:
         """Lays out the memory of the compiled code."""
-        rows, layers = self.machine.rows, self.layers
+        rows, layers, rule = self.machine.rows, self.layers, self.machine.learning
         self._spans = [-(-layer.row_tiles // LANES) * LANES for layer in layers]
         self._w_bases = _bases(layer.n_out * rows * s for layer, s in zip(layers, self._spans, strict=True))
         columns = {
@@ -378,6 +511,7 @@ class FastModel(IntegerModel):
             BIAS_SHIFT: [layer.bias_shift for layer in layers],
             IS_OUTPUT: [layer.is_output for layer in layers],
             TRAINS: [layer.train for layer in layers],
+            TRAINS_BELOW: [layer.trains_below for layer in layers],
         }
         table = [columns[field] for field in range(FIELDS)]
         self._layers = np.array(table, dtype=np.int64).T.copy()
@@ -386,8 +520,13 @@ class FastModel(IntegerModel):
             COLS: self.machine.cols,
             FRACTION_BITS: self.machine.fraction_bits,
             DELTA_BITS: self.machine.delta_bits,
+            SIGNAL_BITS: self.machine.signal_bits,
+            SIGNAL_FRAC: BACK_FRAC if rule.transposes else ACT_BITS - 1,
             LFSR_STRIDE: offset(self.machine, 1),
             BASIS_FRACTION: self.basis.fraction_bits,
+            SCORES: rule.scores,
+            WAITS: rule.waits,
+            TRANSPOSES: rule.transposes,
         }
         self._machine = np.array([constants[field] for field in range(CONSTANTS)], dtype=np.int64)
         self._small = np.array([EXP, RCP8, RCP9], dtype=np.int64)

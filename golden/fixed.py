@@ -1,14 +1,15 @@
 """The bit-exact integer model of the machine, in plain NumPy: what the hardware computes, readably.
 
-A training step is a walk over the layers. Each goes forward, then forms class scores from its own
-output (a hidden layer as much as the last), compares their softmax with the label, turns the error
-into a learning signal and updates its weights from that alone: no layer waits for another. The
-functions stand in that order, each for one unit of the machine, so that a bench can check a unit by
-itself; `FixedModel` strings them together and keeps the state.
+A training step is a walk over the layers, by the machine's rule (`docs/rules.md`). Under `lls` and
+`drtp` each layer goes forward and at once learns from a signal of its own: no layer waits for
+another. Under `dfa` and `bp` all go forward, and then learn from the output layer's error, the last
+first. The functions stand in the order of a step, the signals' in `golden.signals`, each for one unit
+of the machine, so that a bench can check a unit by itself; `FixedModel` strings them together and
+keeps the state.
 
 Arrays are int64 codes unless said otherwise. Formats: weight s16, 14 fraction bits; pixel s8, 7;
-hidden activation s8, 4; bias s16, 7 more than the layer's input; output score s20, 9; error s10, 8;
-learning signal s8, 6 in a hidden layer and 7 in the output layer.
+hidden activation s8, 4; bias s16, 7 more than the layer's input; output score s20, 9; the signals' are
+in `golden.signals`.
 """
 
 from collections.abc import Mapping
@@ -16,7 +17,22 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from golden.arith import msb, random_bits, rnd, sat
+from golden.arith import random_bits, rnd, sat
+from golden.signals import (
+    SLOPE_SHIFT,
+    back_delta,
+    back_sums,
+    class_scores,
+    feedback_delta,
+    hidden_delta,
+    label_delta,
+    norm_exponent,
+    output_back_delta,
+    output_delta,
+    shift_delta,
+    softmax_error,
+    sum_of_squares,
+)
 from golden.train import Parameters, TrainReport, initial_codes, network_identity
 from spec.basis import Basis
 from spec.errors import SpecError
@@ -24,7 +40,6 @@ from spec.lfsr import PERIOD, offset
 from spec.machine import ACT_BITS, BIAS_LEFT_SHIFT, SCORE_BITS, WEIGHT_BITS, Machine
 from spec.network import NO_LABEL, Network
 from spec.program import compile_program
-from spec.tables import EXP, RCP8, RCP9
 
 __all__ = [
     "FixedModel",
@@ -33,32 +48,16 @@ __all__ = [
     "StepResult",
     "bias_random",
     "checked_samples",
-    "class_scores",
     "hidden_activation",
-    "hidden_delta",
     "integer_identity",
     "moved",
-    "norm_exponent",
-    "output_delta",
     "output_score",
     "pre_activation",
-    "shift_delta",
-    "softmax",
-    "softmax_error",
-    "sum_of_squares",
     "update_biases",
     "update_weights",
     "walk",
     "weight_random",
 ]
-
-SLOPE_SHIFT = 3
-"""A negative pre-activation is divided by 8."""
-SIGNAL_MAX = 127
-ONE = 256
-"""The probability 1."""
-
-_EXP, _RCP9 = np.array(EXP, dtype=np.int64), np.array(RCP9, dtype=np.int64)
 
 
 # Forward: the array, the bias unit and post-processing.
@@ -81,86 +80,6 @@ def hidden_activation(z: np.ndarray, act_shift: int) -> tuple[np.ndarray, np.nda
 def output_score(z: np.ndarray, act_shift: int) -> np.ndarray:
     """The output layer's scores: 20 bits, 9 fraction bits."""
     return sat(rnd(z, act_shift), SCORE_BITS)
-
-
-# The learning-signal unit.
-
-
-def class_scores(a: np.ndarray, table: np.ndarray, fraction_bits: int) -> np.ndarray:
-    """A hidden layer's scores `B a`, `(K,)`: 20 bits, in units of `a`.
-
-    `a (n,)`; `table` int8 `(K, n)` with `fraction_bits` (see `spec.basis.Basis`).
-    """
-    return sat(rnd(table.astype(np.int64) @ a, fraction_bits), SCORE_BITS)
-
-
-def sum_of_squares(a: np.ndarray) -> int:
-    """The squared norm of the latents."""
-    return int(a @ a)
-
-
-def norm_exponent(ss: int) -> int:
-    """`k`, with `2^k` about the square root of `ss`: the norm as a power of two."""
-    return (msb(ss) + 1) >> 1
-
-
-def softmax(score: np.ndarray, shift: int) -> np.ndarray:
-    """Probabilities, `(K,)`, of base 2: 0…264 with 8 fraction bits, summing to about 256.
-
-    The exponents are `score · 2^(9 - shift)`, 8 fraction bits, 16 bits; `shift` 0…31.
-    """
-    u = sat(rnd(score << 9, shift), 16)
-    distance = u.max() - u
-    whole, fraction = distance >> 8, distance & 255
-    e = np.where(whole > 12, 0, _EXP[fraction >> 4] >> np.minimum(whole, 12))
-    total = int(e.sum())
-    top = msb(total)
-    return rnd(e * _RCP9[(total >> (top - 4)) & 15], top + 1)
-
-
-def softmax_error(score: np.ndarray, label: int, shift: int) -> np.ndarray:
-    """`softmax - onehot(label)`, `(K,)`: 10 bits, 8 fraction bits."""
-    e = softmax(score, shift)
-    e[label] -= ONE
-    return e
-
-
-def hidden_delta(
-    error: np.ndarray,
-    score: np.ndarray,
-    a: np.ndarray,
-    neg: np.ndarray,
-    table: np.ndarray,
-    fraction_bits: int,
-) -> np.ndarray:
-    """A hidden layer's learning signal, `(n,)`: -127…127 with 6 fraction bits.
-
-    It is the gradient times the norm: `B^T e` without its part along `a` (dividing by the norm makes
-    the loss blind to the length of `a`), times the slope. `error`, `score (K,)`; `a`, `neg (n,)`;
-    `table` int8 `(K, n)` with `fraction_bits`.
-    """
-    ss = sum_of_squares(a)
-    top = msb(ss)
-    along = sat(rnd(int(error @ score) << 1, norm_exponent(ss)), 16)
-    quotient = sat(rnd(along * RCP8[(ss << 4 >> top) & 15], (top >> 1) + 2), 16)
-    gradient = rnd(table.astype(np.int64).T @ error, fraction_bits) - rnd(quotient * a, 7)
-    signal = rnd(gradient, 2)
-    signal = np.where(neg, rnd(signal, SLOPE_SHIFT), signal)
-    return np.clip(signal, -SIGNAL_MAX, SIGNAL_MAX)
-
-
-def output_delta(error: np.ndarray) -> np.ndarray:
-    """The output layer's learning signal, `(K,)`: -127…127 with 7 fraction bits."""
-    return np.clip(rnd(error, 1), -SIGNAL_MAX, SIGNAL_MAX)
-
-
-def shift_delta(delta: np.ndarray, rate_shift: int, machine: Machine) -> np.ndarray:
-    """`-delta`, shifted to where the rate `2^-rate_shift` puts it: `delta_bits` bits.
-
-    In a hidden layer `rate_shift` includes the norm's exponent, which divides by the norm.
-    """
-    left = min(max(machine.fraction_bits - rate_shift, 0), machine.delta_bits - ACT_BITS)
-    return -delta << left
 
 
 # Update: the array and the bias unit again.
@@ -224,8 +143,8 @@ def update_biases(
 class StepResult:
     """What one sample gave: the `prediction`, and each layer's class `scores`, int64 `(K,)`.
 
-    Scores are formed in every layer that trains on the sample, and in the output layer always; they
-    are None elsewhere.
+    The output layer always forms scores, a hidden layer where it trains on the sample under `lls`;
+    they are None elsewhere.
     """
 
     prediction: int
@@ -233,14 +152,26 @@ class StepResult:
 
 
 def integer_identity(network: Network, machine: Machine, train_hidden: bool) -> dict[str, str]:
-    """What two runs of this arithmetic must share to reach bit-equal weights, in Verilog too."""
-    return {
+    """What two runs of this arithmetic must share to reach bit-equal weights, in Verilog too.
+
+    The rule is `frozen` where only the output layer learns.
+    """
+    rule = machine.learning
+    widths = f"{machine.rows}x{machine.cols}, signal {machine.delta_bits} bits, random {machine.fraction_bits} bits"
+    if network.windowed:
+        widths += f", gradient {machine.psum_bits} bits"
+    if rule.transposes:
+        # The output layer's signal is another one too: two frozen trainings differ.
+        widths += f", unshifted {machine.signal_bits} bits"
+    identity = {
         "network": network_identity(network),
-        "rule": "lls" if train_hidden else "frozen",
+        "rule": rule.name if train_hidden or not rule.learns else "frozen",
         "arithmetic": "integer",
-        "machine": f"{machine.rows}x{machine.cols}, signal {machine.delta_bits} bits, "
-        f"random {machine.fraction_bits} bits" + (f", gradient {machine.psum_bits} bits" if network.windowed else ""),
+        "machine": widths,
     }
+    if identity["rule"] not in ("lls", "frozen", "inference"):
+        identity["rate_shift"] = str(network.recipe.rate_shift(rule.name))
+    return identity
 
 
 def checked_samples(network: Network, x: np.ndarray, labels: np.ndarray | None) -> tuple[np.ndarray, np.ndarray]:
@@ -312,7 +243,7 @@ class StatefulModel:
         raise NotImplementedError
 
     def step(self, x: np.ndarray, label: int | None = None) -> StepResult:
-        """One sample, int8 `(features,)`; trains on it unless `label` is None."""
+        """One sample, int8 `(features,)`; trains on it unless `label` is None or the rule `inference`."""
         raise NotImplementedError
 
     def infer(self, x: np.ndarray) -> StepResult:
@@ -363,7 +294,7 @@ class StatefulModel:
 
 
 class IntegerModel(StatefulModel):
-    """A model with the bits of `docs/architecture.md`.
+    """A model with the bits of `docs/architecture.md` and `docs/rules.md`, by the machine's rule.
 
     SpecError when the network does not fit the machine; `seed` is that of the initial parameters.
     """
@@ -377,6 +308,11 @@ class IntegerModel(StatefulModel):
 
     def _prepare(self) -> None:
         """What a subclass does before the first parameters come."""
+
+    def _check_learns(self) -> None:
+        """Refuses training on a machine for inference."""
+        if not self.machine.learning.learns:
+            raise SpecError(f"machine {self.machine.name}", "cannot train: its rule is inference")
 
 
 class FixedModel(IntegerModel):
@@ -399,12 +335,16 @@ class FixedModel(IntegerModel):
         self.biases = [bias for _, bias in checked]
 
     def step(self, x: np.ndarray, label: int | None = None) -> StepResult:
-        """One sample, int8 `(features,)`; trains on it unless `label` is None."""
+        """One sample, int8 `(features,)`; trains on it unless `label` is None or the rule `inference`."""
         labels = None if label is None else np.array([label])
         return self._run(*checked_samples(self.network, np.asarray(x)[None], labels))[0]
 
     def train(self, x: np.ndarray, labels: np.ndarray) -> TrainReport:
-        """Trains on samples int8 `(N, features)` in turn; predictions are from before each update."""
+        """Trains on samples int8 `(N, features)` in turn; predictions are from before each update.
+
+        SpecError on a machine for inference.
+        """
+        self._check_learns()
         steps = self._run(*checked_samples(self.network, x, labels))
         return TrainReport(np.array([step.prediction for step in steps], dtype=np.int64))
 
@@ -419,26 +359,57 @@ class FixedModel(IntegerModel):
 
     def _sample(self, x: np.ndarray, label: int) -> StepResult:
         """One sample, int64 `(features,)`; no training if `label` is `NO_LABEL`."""
+        waits = self.machine.learning.waits
         scores: list[np.ndarray | None] = []
+        inputs, slopes = [], []
         for number, layer in enumerate(self.layers[:-1]):
             z = pre_activation(x, self.weights[number], self.biases[number])
             a, neg = hidden_activation(z, layer.act_shift)
+            inputs.append(x)
+            slopes.append(neg)
             score = None
-            if layer.train and label != NO_LABEL:
-                table, bits = self.tables[number], self.basis.fraction_bits
-                k = norm_exponent(sum_of_squares(a))
-                score = class_scores(a, table, bits)
-                error = softmax_error(score, label, layer.score_shift + k)
-                delta = hidden_delta(error, score, a, neg, table, bits)
+            if layer.train and label != NO_LABEL and not waits:
+                score, delta, k = self._own_signal(number, a, neg, label)
                 self._update(number, x, delta, layer.rate_shift + k)
             scores.append(score)
             x = a
         layer = self.layers[-1]
         output = output_score(pre_activation(x, self.weights[-1], self.biases[-1]), layer.act_shift)
-        if layer.train and label != NO_LABEL:
-            delta = output_delta(softmax_error(output, label, layer.score_shift))
-            self._update(len(self.layers) - 1, x, delta, layer.rate_shift)
+        if (layer.train or layer.trains_below) and label != NO_LABEL:
+            self._learn_back([*inputs, x], slopes, softmax_error(output, label, layer.score_shift))
         return StepResult(int(output.argmax()), (*scores, output))
+
+    def _own_signal(
+        self, number: int, a: np.ndarray, neg: np.ndarray, label: int
+    ) -> tuple[np.ndarray | None, np.ndarray, int]:
+        """`(scores (K,), delta (n,), k)` of a hidden layer that waits for no other (`lls`, `drtp`)."""
+        table, bits = self.tables[number], self.basis.fraction_bits
+        if not self.machine.learning.scores:
+            return None, label_delta(label, table, bits, a, neg), 0
+        k = norm_exponent(sum_of_squares(a))
+        score = class_scores(a, table, bits)
+        error = softmax_error(score, label, self.layers[number].score_shift + k)
+        return score, hidden_delta(error, score, a, neg, table, bits), k
+
+    def _learn_back(self, inputs: list[np.ndarray], slopes: list[np.ndarray], error: np.ndarray) -> None:
+        """Updates the output layer from its error, then the layers before it that waited for it.
+
+        `inputs` of all layers, `slopes` of the hidden ones.
+        """
+        back = self.machine.learning.transposes
+        delta = output_back_delta(error) if back else output_delta(error)
+        for number in reversed(range(len(self.layers))):
+            layer, own = self.layers[number], delta
+            if layer.trains_below:
+                neg, table = slopes[number - 1], self.tables[number - 1]
+                if back:
+                    delta = back_delta(back_sums(own, self.weights[number]), neg)
+                else:
+                    delta = feedback_delta(error, table, self.basis.fraction_bits, inputs[number], neg)
+            if layer.train:
+                self._update(number, inputs[number], own, layer.rate_shift)
+            if not layer.trains_below:
+                return
 
     def _update(self, number: int, x: np.ndarray, delta: np.ndarray, rate_shift: int) -> None:
         """Updates a layer from its input and signal, and counts the steps, those of padding too."""

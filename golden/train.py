@@ -220,6 +220,7 @@ def _codes(values: np.ndarray, fraction_bits: int) -> np.ndarray:
 def network_identity(network: Network) -> str:
     """The parts of a network that its training depends on, as a line; its name is not one of them."""
     values = asdict(network.recipe)
+    del values["rate_shifts"]  # a training's identity has the rule, and its rate
     if network.windowed:
         shape = "x".join(map(str, network.input_shape))
         layers = "-".join([f"{shape} {network.input}", *map(str, network.layers)])

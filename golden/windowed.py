@@ -7,11 +7,12 @@ weight saw there are added first, each times 8 or 1, the slope of its pixel. Sig
 the samples of a batch are formed with the weights before it; then the layer is updated once.
 
 The functions stand in this order, each for one unit of the machine; scores, softmax and signal are
-those of `golden.fixed`. A fully connected layer is a convolution over one pixel.
+those of `golden.signals`. A fully connected layer is a convolution over one pixel.
 
 Arrays are int64 codes unless said otherwise; P is the number of positions of a layer's output map,
 N that of its channels, row `j` of a weight `(N, taps)` belongs to channel `j`. Formats: weight and
-bias s16, 14 fraction bits; activation and latent s8; the rest as in `golden.fixed`.
+bias s16, 14 fraction bits; activation and latent s8; the rest as in `golden.fixed` and
+`golden.signals`.
 """
 
 from dataclasses import dataclass
@@ -20,23 +21,25 @@ import numpy as np
 
 from golden.arith import random_bits, rnd, sat
 from golden.fixed import (
-    SLOPE_SHIFT,
     StatefulModel,
     StepResult,
     bias_random,
     checked_samples,
-    class_scores,
     hidden_activation,
-    hidden_delta,
     moved,
-    norm_exponent,
-    output_delta,
     output_score,
-    softmax_error,
-    sum_of_squares,
     weight_random,
 )
 from golden.maps import by_channel, channel_patches, max_pool, patches, window_sums
+from golden.signals import (
+    SLOPE_SHIFT,
+    class_scores,
+    hidden_delta,
+    norm_exponent,
+    output_delta,
+    softmax_error,
+    sum_of_squares,
+)
 from golden.train import Parameters, TrainReport, initial_windowed_codes
 from spec.errors import SpecError
 from spec.geometry import LayerGeometry

@@ -1,22 +1,28 @@
 """The compiled model against the plain one: equal bits, whatever the sizes, widths and values."""
 
+from dataclasses import replace
 from itertools import product
 
 import numpy as np
 import pytest
 
 from golden import fast
+from golden.data import load_digits
 from golden.fast import FastModel
 from golden.fixed import FixedModel, IntegerModel, StepResult
 from golden.train import Parameters
+from spec.errors import SpecError
 from spec.lfsr import PERIOD
 from spec.machine import Machine, load_machine
 from spec.network import BASES, FullyConnected, Network, Recipe, load_network
+from spec.rules import RULES
 
 SEED = 21
+LEARNING = [name for name, rule in RULES.items() if rule.learns]
+RULES_AND_BASES = [(name, basis) for name, rule in RULES.items() for basis in (BASES if rule.basis else BASES[:1])]
 
 
-def machine(rows: int, cols: int, delta_bits: int = 18, fraction_bits: int = 12) -> Machine:
+def machine(rows: int, cols: int, delta_bits: int = 18, fraction_bits: int = 12, rule: str = "lls") -> Machine:
     """A machine with memories large enough for the networks here."""
     return Machine(
         f"{rows}x{cols}",
@@ -31,13 +37,15 @@ def machine(rows: int, cols: int, delta_bits: int = 18, fraction_bits: int = 12)
         delta_bits=delta_bits,
         fraction_bits=fraction_bits,
         result_fifo_depth=64,
+        rule=rule,
     )
 
 
 def network(sizes: list[int], basis: str, hidden: int, output: int, t: int = 0) -> Network:
-    """Fully connected, the last size being the classes."""
+    """Fully connected, the last size being the classes; the rates are those of every rule."""
     layers = tuple(FullyConnected(n) for n in sizes[1:])
-    return Network("test", (sizes[0],), sizes[-1], basis, layers, Recipe(hidden, output, t))
+    shifts = (("drtp", hidden + 1), ("dfa", hidden), ("bp", hidden - 1))
+    return Network("test", (sizes[0],), sizes[-1], basis, layers, Recipe(hidden, output, t, rate_shifts=shifts))
 
 
 def wild_parameters(net: Network, rng: np.random.Generator) -> Parameters:
@@ -93,18 +101,22 @@ CASES = [
     (4, 3, 8, 16, [60, 27, 5], 2, 0, 0),
     (4, 3, 9, 16, [60, 27, 5], 2, 0, 0),
     (4, 3, 10, 16, [60, 27, 5], 2, 0, 0),
-    (3, 4, 18, 4, [38, 26, 5], -8, -8, 3),
-    (3, 4, 18, 10, [38, 26, 5], -8, -8, 3),
+    (3, 4, 18, 4, [38, 26, 5], -7, -8, 3),
+    (3, 4, 18, 10, [38, 26, 5], -7, -8, 3),
     (2, 3, 12, 8, [50, 4], 1, 4, 0),
 ]
 
 
-@pytest.mark.parametrize("basis", BASES)
+@pytest.mark.parametrize(("rule", "basis"), RULES_AND_BASES)
 @pytest.mark.parametrize("case", CASES, ids=str)
 @pytest.mark.parametrize("start", ["initial", "wild"])
-def test_models_are_equal(case: tuple, basis: str, start: str) -> None:
+def test_models_are_equal(rule: str, case: tuple, basis: str, start: str) -> None:
     rows, cols, delta_bits, bits, sizes, hidden, output, t = case
-    net, shape = network(sizes, basis, hidden, output, t), machine(rows, cols, delta_bits, bits)
+    if rule == "bp":
+        delta_bits += 4  # as many more as its signal has
+        delta_bits = min(delta_bits, 18)
+    net = network(sizes, basis, hidden, output, t)
+    shape = machine(rows, cols, delta_bits, bits, rule)
     rng = np.random.default_rng([SEED, rows, cols, sizes[0]])
     plain, compiled = FixedModel(net, shape, SEED), FastModel(net, shape, SEED)
     assert_same_state(compiled, plain)
@@ -120,14 +132,16 @@ def test_models_are_equal(case: tuple, basis: str, start: str) -> None:
         results = compiled.step(x[number], label), plain.step(x[number], label)
         assert_same_result(*results)
         assert_same_state(compiled, plain)
-    reports = compiled.train(x, labels), plain.train(x, labels)
-    assert reports[0].predictions.tolist() == reports[1].predictions.tolist()
-    assert reports[0].cycles is None
-    assert_same_state(compiled, plain)
+    if RULES[rule].learns:
+        reports = compiled.train(x, labels), plain.train(x, labels)
+        assert reports[0].predictions.tolist() == reports[1].predictions.tolist()
+        assert reports[0].cycles is None
+        assert_same_state(compiled, plain)
     assert compiled.predict(x).tolist() == plain.predict(x).tolist()
     assert_same_state(compiled, plain)
     for old, new in zip(before, compiled.parameters(), strict=True):
-        assert np.any(old[0] != new[0]), "a layer whose weights stayed compares nothing"
+        moved = bool(np.any(old[0] != new[0]))
+        assert moved == RULES[rule].learns, "a layer whose weights stayed compares nothing"
 
 
 @pytest.mark.parametrize("sign", [1, -1])
@@ -150,24 +164,48 @@ def test_sums_beyond_32_bits(sign: int) -> None:
     assert_same_state(models[1], models[0])
 
 
-@pytest.mark.parametrize("basis", BASES)
-def test_frozen_models_are_equal(basis: str) -> None:
-    net = network([20, 15, 9, 4], basis, 3, 3)
-    models = [m(net, machine(3, 4), SEED, train_hidden=False) for m in (FixedModel, FastModel)]
-    x = wild_samples(20, 20, np.random.default_rng(SEED))
-    before = models[1].parameters()
+@pytest.mark.parametrize("sign", [1, -1])
+def test_sums_sent_back_beyond_32_bits(sign: int) -> None:
+    """Signals of 2047, all of one sign, through 500 of the largest weights."""
+    net, shape = network([8, 500, 500, 10], "square", 2, 2), machine(5, 4, rule="bp")
+    models = FixedModel(net, shape, SEED), FastModel(net, shape, SEED)
+    x = wild_samples(8, 6, np.random.default_rng(SEED))
+    for model in models:
+        parameters = model.parameters()
+        # The errors of the label and of the others differ in sign: with these weights they add up.
+        parameters[2][0][:] = np.where(np.arange(10)[:, None] == 0, -32768, 32767)
+        for weight, bias in parameters[:2]:
+            weight[:], bias[:] = np.sign(weight), 32767
+        parameters[1][0][:] = sign * 32767
+        model.load_parameters(parameters)
     for number, codes in enumerate(x):
-        assert_same_result(models[1].step(codes, number % 4), models[0].step(codes, number % 4))
-    assert_same_state(models[1], models[0])
-    after = models[1].parameters()
-    assert all(np.array_equal(before[n][0], after[n][0]) for n in (0, 1))
-    assert not np.array_equal(before[2][0], after[2][0])
+        assert_same_result(models[1].step(codes, number % 2), models[0].step(codes, number % 2))
+        assert_same_state(models[1], models[0])
+
+
+@pytest.mark.parametrize("rule", LEARNING)
+@pytest.mark.parametrize("train_hidden", [True, False])
+def test_long_trainings_are_equal(rule: str, train_hidden: bool) -> None:
+    """Samples of a data set, so that layers come to all magnitudes; some without a label between them."""
+    net, shape = load_network("digits"), replace(load_machine("digits"), rule=rule)
+    data = load_digits()
+    models = [m(net, shape, SEED, train_hidden) for m in (FixedModel, FastModel)]
+    before = models[1].parameters()
+    for start in range(0, 400, 80):
+        x, labels = data.x_train[start : start + 80], data.y_train[start : start + 80]
+        predictions = [model.train(x, labels).predictions.tolist() for model in models]
+        assert predictions[0] == predictions[1]
+        assert_same_result(models[1].step(x[0]), models[0].step(x[0]))
+        assert_same_state(models[1], models[0])
+    for number, (old, new) in enumerate(zip(before, models[1].parameters(), strict=True)):
+        assert np.any(old[0] != new[0]) == (train_hidden or number == 2)
 
 
 @pytest.mark.parametrize("steps", [PERIOD - 1, PERIOD - 7, 40000, 0])
-def test_random_numbers_wrap_around(steps: int) -> None:
-    net = network([64, 40, 10], "square", 6, 5)
-    models = FixedModel(net, machine(8, 8), SEED), FastModel(net, machine(8, 8), SEED)
+@pytest.mark.parametrize("rule", LEARNING)
+def test_random_numbers_wrap_around(rule: str, steps: int) -> None:
+    net, shape = network([64, 40, 10], "square", 6, 5), machine(8, 8, rule=rule)
+    models = FixedModel(net, shape, SEED), FastModel(net, shape, SEED)
     x = wild_samples(64, 6, np.random.default_rng(SEED))
     for model in models:
         model.update_steps = model.bias_steps = steps
@@ -176,9 +214,10 @@ def test_random_numbers_wrap_around(steps: int) -> None:
 
 
 @pytest.mark.parametrize("cut", [1, 500])
-def test_resumed_across_calls_and_models(monkeypatch: pytest.MonkeyPatch, cut: int) -> None:
+@pytest.mark.parametrize("rule", LEARNING)
+def test_resumed_across_calls_and_models(monkeypatch: pytest.MonkeyPatch, rule: str, cut: int) -> None:
     monkeypatch.setattr(fast, "SAMPLES_A_CALL", 64)
-    net, shape = load_network("digits"), load_machine("digits")
+    net, shape = load_network("digits"), replace(load_machine("digits"), rule=rule)
     rng = np.random.default_rng(SEED)
     x = rng.integers(0, 128, (700, 64)).astype(np.int8)
     labels = rng.integers(0, 10, 700)
@@ -193,6 +232,12 @@ def test_resumed_across_calls_and_models(monkeypatch: pytest.MonkeyPatch, cut: i
     plain.train(x[-20:], labels[-20:])
     assert_same_state(plain, whole)
     assert plain.identity() == whole.identity()
+
+
+def test_a_rule_that_learns_nothing_refuses_to_train() -> None:
+    model = FastModel(network([9, 7, 3], "walsh", 6, 6), machine(2, 2, rule="inference"))
+    with pytest.raises(SpecError, match=r"^machine 2x2: cannot train: its rule is inference$"):
+        model.train(np.zeros((1, 9), np.int8), np.zeros(1, np.int64))
 
 
 def test_parameters_are_copies() -> None:

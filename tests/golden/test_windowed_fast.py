@@ -43,7 +43,7 @@ def conv(channels: int, kernel: int | tuple[int, int] = 3, latent: int = 2, **mo
     return Convolution(channels, kernel if isinstance(kernel, tuple) else (kernel, kernel), (latent, latent), **more)
 
 
-def network(shape: tuple[int, ...], layers: list, basis: str = "square", **recipe: int) -> Network:
+def network(shape: tuple[int, ...], layers: list, basis: str = "square", **recipe: Any) -> Network:
     """With a recipe in which weights move a lot, unless it says otherwise."""
     found = Recipe(**{"hidden_rate_shift": 3, "output_rate_shift": 3, **recipe})
     return Network("test", shape, layers[-1].neurons, basis, tuple(layers), found)
