@@ -451,7 +451,7 @@ def sums(x: torch.Tensor, weight: torch.Tensor, layer: LayerGeometry) -> torch.T
 
 
 def window_means(y: torch.Tensor, layer: LayerGeometry) -> torch.Tensor:
-    """Latents `(R, N, n)` of an output `(R, C, N, H, W)`: its windows' means, in the order channel, row, column."""
+    """Latents `(R, N, n)` of an output `(R, C, N, H, W)`, as in `golden.float_layer`: by channel, row, column."""
     return _averages(y, layer).permute(0, 2, 1, 3, 4).flatten(2)
 
 
@@ -465,10 +465,11 @@ def next_map(y: torch.Tensor, layer: LayerGeometry) -> torch.Tensor:
 
 
 def _averages(y: torch.Tensor, layer: LayerGeometry) -> torch.Tensor:
-    """Means over windows, those cut off by the map's edge over what is there: `(R, C, N, gh, gw)`."""
+    """Windows' sums over `2^area_log2`: `(R, C, N, gh, gw)`."""
     if layer.window == (1, 1):
         return y
-    means = functional.avg_pool2d(y.flatten(0, 1), layer.window, ceil_mode=True, count_include_pad=False)
+    divisor = 1 << layer.area_log2
+    means = functional.avg_pool2d(y.flatten(0, 1), layer.window, ceil_mode=True, divisor_override=divisor)
     return means.unflatten(0, y.shape[:2])
 
 

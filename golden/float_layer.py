@@ -5,8 +5,9 @@ the geometry, `spec.geometry.LayerGeometry`, says which pixels meet which weight
 layer is a convolution over one pixel. Every function keeps the precision of its arguments: float64
 for the reference, float32 to train, where all that is costly is one matrix product a layer.
 
-Windows tile the output map without overlap, and a latent is the mean over a window: at the border
-of a map that the window does not divide, over the pixels that are there.
+Windows tile the output map without overlap, and a latent is the sum over a window divided by the power
+of two that is nearest to the pixels of a whole one, as the machine divides (`docs/convolutions.md`):
+their mean, where there are so many.
 """
 
 import numpy as np
@@ -72,8 +73,8 @@ def leaky_slope(z: np.ndarray, slope: float = SLOPE) -> np.ndarray:
 
 
 def window_means(y: np.ndarray, geometry: LayerGeometry) -> np.ndarray:
-    """The mean of each window of the output maps: `(N, gh, gw, C)`."""
-    return window_sums(y, geometry.window) / _areas(geometry, y.dtype)
+    """Each window's sum over the output maps, divided by `2^area_log2`: `(N, gh, gw, C)`."""
+    return window_sums(y, geometry.window) / y.dtype.type(1 << geometry.area_log2)
 
 
 def latents_of(y: np.ndarray, geometry: LayerGeometry) -> np.ndarray:
@@ -146,7 +147,7 @@ def latent_gradient(gradient: np.ndarray, geometry: LayerGeometry) -> np.ndarray
     share it.
     """
     by_window = gradient.reshape(len(gradient), geometry.channels, *geometry.grid)
-    return by_window.transpose(0, 2, 3, 1) / _areas(geometry, gradient.dtype)
+    return by_window.transpose(0, 2, 3, 1) / gradient.dtype.type(1 << geometry.area_log2)
 
 
 def spread(d: np.ndarray, geometry: LayerGeometry) -> np.ndarray:
@@ -161,7 +162,7 @@ def next_map_gradient(gradient: np.ndarray, y: np.ndarray, geometry: LayerGeomet
     """
     gradient = gradient.reshape(len(y), *geometry.next_input)
     if geometry.pool == "latent":
-        return spread(gradient / _areas(geometry, gradient.dtype), geometry)
+        return spread(gradient / gradient.dtype.type(1 << geometry.area_log2), geometry)
     if geometry.pool == "none":
         return gradient
     rows, columns = geometry.next_input[:2]
@@ -173,8 +174,3 @@ def next_map_gradient(gradient: np.ndarray, y: np.ndarray, geometry: LayerGeomet
         passed[block] = gradient * chosen
         free &= ~chosen
     return passed
-
-
-def _areas(geometry: LayerGeometry, dtype: np.dtype) -> np.ndarray:
-    """Pixels of each window, `(1, gh, gw, 1)`."""
-    return window_sums(np.ones((1, *geometry.output[:2], 1), dtype), geometry.window)

@@ -7,21 +7,31 @@ fully connected layers at batch 1, through the compiled loops of `golden.float_d
 them to float64 rounding.
 
 The recipe's shifts set the float rates too: the machine leaves the factor `1/T` of a gradient out, so
-its rate `2^-shift` is `T·2^-shift` here, of a gradient summed over pixels and samples. BP takes the
-output layer's rate for every layer. DFA takes a quarter of it in hidden layers: its feedback is
-larger than the weights it stands for, and at the full rate it is 7 points worse on MNIST after an
-epoch.
+its rate `2^-shift` is `T·2^-shift` here, of a gradient summed over pixels and samples. DFA and DRTP
+take four times that in hidden layers: the machine's feedback is ±1, and the one here a fifth of it.
+What a rule trains of its own, and the layers of forward-forward, have rates in proportion to those.
 """
 
 from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from golden.checkpoint import Parameters
+from golden.checkpoint import Parameters, named
 from golden.data import Dataset
-from golden.float_dense import RULE_CODES, train_samples
-from golden.float_layer import SLOPE, leaky_relu, next_map, pre_activation, taps_of, weight_gradient
-from golden.rules import DFA, LLS, RULES, Rule, Trace, make_rule, output_error, temperature
+from golden.float_dense import RULE_CODES, train_forward_forward, train_samples
+from golden.float_layer import SLOPE
+from golden.rules import (
+    DFA,
+    RULES,
+    ForwardForward,
+    LocalLoss,
+    Rule,
+    forward,
+    make_rule,
+    saturation,
+    signals,
+    temperature,
+)
 from golden.train import (
     Progress,
     TrainReport,
@@ -34,34 +44,25 @@ from spec.errors import SpecError, check_choice
 from spec.geometry import LayerGeometry
 from spec.network import Network
 
-__all__ = ["FloatBackend", "default_rates", "float_baselines", "forward", "gradients", "signals"]
+__all__ = [
+    "FloatBackend",
+    "default_rates",
+    "float_baselines",
+    "forward",
+    "gradients",
+    "signals",
+]
 
 INPUT_SCALE = 2.0**-7
 """Value of an input code's last bit."""
+FEEDBACK_RATE = 4
+"""The power of two next to sqrt(3 K) for K = 10: how much smaller than ±1 the feedback is."""
+FORWARD_RATE = 1 / 8
+"""Rate of hidden layers under forward-forward, in that of the output layer."""
+OWN_RATE = 1 / 4
+"""Rate of what a rule trains of its own, in that of the hidden layers."""
 PREDICT_PIXELS = 4096
 """Pixels of a layer's output that a prediction holds at a time."""
-
-
-def forward(
-    geometry: tuple[LayerGeometry, ...], parameters: Parameters, x: np.ndarray, slope: float = SLOPE
-) -> Trace:
-    """The forward pass of a batch `x (N, features)` through a network of this geometry, in the
-    precision of `x` and the parameters.
-    """
-    trace = Trace(geometry, [], [], [])
-    for layer, (weight, bias) in zip(geometry, parameters, strict=True):
-        trace.taps.append(taps_of(x, layer))
-        trace.pre.append(pre_activation(trace.taps[-1], weight, bias, layer))
-        if len(trace.pre) < len(geometry):
-            trace.outputs.append(leaky_relu(trace.pre[-1], slope))
-            x = next_map(trace.outputs[-1], layer)
-    return trace
-
-
-def signals(trace: Trace, parameters: Parameters, labels: np.ndarray, rule: Rule) -> list[np.ndarray]:
-    """`δ` of every layer under `rule`, each of the shape of its `z`."""
-    error = output_error(trace.scores, labels, temperature())
-    return [*rule.signals(parameters, trace, error, labels), error.reshape(trace.pre[-1].shape)]
 
 
 def gradients(
@@ -70,16 +71,9 @@ def gradients(
     x: np.ndarray,
     labels: np.ndarray,
     rule: Rule,
-    slope: float = SLOPE,
 ) -> Parameters:
     """`(∂W, ∂b)` of each layer under `rule`, summed over the batch `x (N, features)`, labels `(N,)`."""
-    trace = forward(geometry, parameters, x, slope)
-    return [
-        weight_gradient(delta, taps, layer)
-        for delta, taps, layer in zip(
-            signals(trace, parameters, labels, rule), trace.taps, geometry, strict=True
-        )
-    ]
+    return rule.gradients(geometry, parameters, x, labels).layers
 
 
 def default_rates(network: Network, rule: str) -> tuple[float, float]:
@@ -90,9 +84,14 @@ def default_rates(network: Network, rule: str) -> tuple[float, float]:
     check_choice("rule", rule, RULES)
     recipe = network.recipe
     output = temperature() * 2.0**-recipe.output_rate_shift
-    if rule == "lls":
-        return temperature(recipe.temperature_shift) * 2.0**-recipe.hidden_rate_shift, output
-    return {"bp": output, "dfa": output / 4, "frozen": 0.0}[rule], output
+    if rule == "frozen":
+        return 0.0, output
+    if rule == "forward_forward":
+        return output * FORWARD_RATE, output
+    if rule in ("bp", "dfa", "drtp"):
+        hidden = temperature() * 2.0 ** -recipe.rate_shift(rule)
+        return hidden if rule == "bp" else FEEDBACK_RATE * hidden, output
+    return temperature(recipe.temperature_shift) * 2.0**-recipe.hidden_rate_shift, output
 
 
 class FloatBackend:
@@ -105,23 +104,27 @@ class FloatBackend:
         seed: int = 0,
         *,
         basis: str | None = None,
+        vectors: int | None = None,
         hidden_rate: float | None = None,
         output_rate: float | None = None,
+        own_rate: float | None = None,
         dtype: type = np.float32,
     ):
-        """`seed` draws the initial weights (and DFA's feedback); rates default to `default_rates`.
+        """`seed` draws the initial weights (and the feedback); rates default to `default_rates`,
+        and `own_rate`, of what the rule trains of its own, to OWN_RATE of the hidden layers'.
 
-        `basis` replaces the network's, and may be `cosine` too. `dtype`: float32 or float64.
-        Raises SpecError for a rule that is not one of RULES.
+        `basis` and `vectors` are those of `make_rule`. `dtype`: float32 or float64. Raises SpecError
+        for a rule that is not one of RULES, or not for this network.
         """
         self._network = network
-        self._rule = make_rule(rule, network, seed, basis, dtype)
+        self._rule = make_rule(rule, network, seed, basis, dtype, vectors=vectors)
         self._basis = network.basis if basis is None else basis
         self._seed = seed
         self._dtype = np.dtype(dtype)
         rates = default_rates(network, rule)
         self.hidden_rate = rates[0] if hidden_rate is None else hidden_rate
         self.output_rate = rates[1] if output_rate is None else output_rate
+        self.own_rate = OWN_RATE * self.hidden_rate if own_rate is None else own_rate
         gain = 2.0**network.recipe.gain_shift
         initial = initial_parameters(network.shapes, seed)
         self.load_parameters([(gain * weight, gain * bias) for weight, bias in initial])
@@ -149,10 +152,13 @@ class FloatBackend:
             "arithmetic": self._dtype.name,
             "rates": f"{self.hidden_rate!r} {self.output_rate!r}",
         }
-        if self._rule.name == "lls":
+        if isinstance(self._rule, LocalLoss):
             identity["basis"] = self._basis
-        if self._rule.name == "dfa":
+        if isinstance(self._rule, DFA):
             identity["feedback"] = f"seed {self._seed}"
+        if self._rule.own:
+            shapes = " ".join("x".join(map(str, own.shape)) for own in self._rule.own.values())
+            identity["own parameters"] = f"{shapes}, rate {self.own_rate!r}"
         return identity
 
     def train(self, x: np.ndarray, labels: np.ndarray) -> TrainReport:
@@ -181,7 +187,7 @@ class FloatBackend:
         step = max(1, PREDICT_PIXELS // max(layer.positions for layer in geometry))
         for start in range(0, len(x), step):
             rows = slice(start, start + step)
-            scores = forward(geometry, parameters, self._scale(x[rows])).scores
+            scores = self._rule.scores(geometry, parameters, self._scale(x[rows]))
             predictions[rows] = scores.argmax(axis=1)
         return predictions
 
@@ -199,57 +205,74 @@ class FloatBackend:
         self._biases = tuple(np.array(b, self._dtype, order="C") for _, b in parameters)
 
     def state_dict(self) -> dict[str, np.ndarray]:
-        """The parameters; SGD has no other state."""
-        state = {}
-        for index, (weight, bias) in enumerate(self.parameters()):
-            state[f"layer{index}_weight"], state[f"layer{index}_bias"] = weight, bias
-        return state
+        """The parameters, and the rule's own; SGD has no other state."""
+        return named(self.parameters()) | {name: own.copy() for name, own in self._rule.own.items()}
 
     def load_state_dict(self, state: Mapping[str, np.ndarray]) -> None:
         """Takes back what `state_dict` gave."""
         layers = range(len(self._network.shapes))
         self.load_parameters([(state[f"layer{i}_weight"], state[f"layer{i}_bias"]) for i in layers])
+        for name, own in self._rule.own.items():
+            if state[name].shape != own.shape:
+                raise SpecError(name, f"must have the shape {own.shape}", state[name].shape)
+            own[...] = state[name]
 
     def _train_batch(self, x: np.ndarray, labels: np.ndarray) -> np.ndarray:
         """One update by the equations; the predictions before it."""
         parameters = self._views()
-        trace = forward(self._network.geometry, parameters, x)
-        deltas = signals(trace, parameters, labels, self._rule)
+        found = self._rule.gradients(self._network.geometry, parameters, x, labels)
         rates = [self.hidden_rate] * (len(parameters) - 1) + [self.output_rate]
-        for index, (weight, bias) in enumerate(parameters):
-            if rates[index] != 0:
-                steps = weight_gradient(deltas[index], trace.taps[index], trace.geometry[index])
-                weight -= rates[index] * steps[0]
-                bias -= rates[index] * steps[1]
-        return trace.scores.argmax(axis=1)
+        for rate, pair, steps in zip(rates, parameters, found.layers, strict=True):
+            for array, step in zip(pair, steps, strict=True):
+                array -= rate * step
+        for name, step in found.own.items():
+            self._rule.own[name] -= self.own_rate * step
+        return found.scores.argmax(axis=1)
 
     def _train_samples(self, x: np.ndarray, labels: np.ndarray) -> np.ndarray:
         """An update a sample through the compiled loops, for fully connected layers; the predictions
         before each.
         """
-        layers = len(self._weights)
-        unused = np.zeros((1, 1), self._dtype)
-        matrices: Sequence[np.ndarray] = [unused] * (layers - 1)
-        if isinstance(self._rule, LLS):
-            matrices = self._rule.bases
-        elif isinstance(self._rule, DFA):
-            matrices = self._rule.feedback
-        temperature_shift = self._network.recipe.temperature_shift
-        inverse = 1 / temperature(), 1 / temperature(temperature_shift)
-        constants = np.array([SLOPE, *inverse, self.hidden_rate, self.output_rate], self._dtype)
+        rule, layers = self._rule, len(self._weights)
         predictions = np.empty(len(labels), np.int64)
         widest = max(max(shape) for shape in self._network.shapes)
+        if isinstance(rule, ForwardForward):
+            constants = SLOPE, rule.threshold, rule.sharpness, rule.strength, self.hidden_rate
+            train_forward_forward(
+                self._weights,
+                self._biases,
+                np.array(constants, self._dtype),
+                x,
+                labels,
+                predictions,
+                np.zeros((rule.classes, layers, widest), self._dtype),
+            )
+            return predictions
+        # One matrix more than hidden layers, as an empty tuple would have no type.
+        unused = np.zeros((1, 1), self._dtype)
+        own = [np.atleast_2d(array) for array in rule.own.values()] or [unused] * (layers - 1)
+        matrices = [unused] * (layers - 1)
+        if rule.name == "local_classifier":
+            matrices = own
+        elif isinstance(rule, LocalLoss):
+            matrices = rule.bases
+        elif isinstance(rule, DFA):
+            matrices = rule.feedback
+        temperature_shift = self._network.recipe.temperature_shift
+        inverse = 1 / temperature(), 1 / temperature(temperature_shift)
+        rates = self.hidden_rate, self.output_rate, self.own_rate
         train_samples(
-            RULE_CODES[self._rule.name],
+            RULE_CODES[rule.name],
             self._weights,
             self._biases,
-            # One matrix more than hidden layers, as an empty tuple would have no type.
             (*matrices, unused),
-            constants,
+            (*own, unused),
+            np.array([saturation(layer) for layer in self._network.geometry], self._dtype),
+            np.array([SLOPE, *inverse, *rates], self._dtype),
             x,
             labels,
             predictions,
-            np.zeros((3, layers + 1, widest), self._dtype),
+            np.zeros((4, layers + 1, widest), self._dtype),
         )
         return predictions
 

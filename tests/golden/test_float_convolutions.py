@@ -1,5 +1,6 @@
 """Convolutions and mini-batches in floating point, against loops, finite differences and autograd."""
 
+import math
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
@@ -11,13 +12,20 @@ import pytest
 from golden.checkpoint import Parameters
 from golden.data import load_digits
 from golden.float_layer import gradient_by_additions, latents_of, window_means
-from golden.float_model import FloatBackend, default_rates, float_baselines, forward, gradients, signals
+from golden.float_model import (
+    FloatBackend,
+    default_rates,
+    float_baselines,
+    forward,
+    gradients,
+    signals,
+)
 from golden.rules import (
     DFA,
-    LLS,
     RULES,
+    LocalLoss,
+    Rule,
     cross_entropy,
-    local_scores,
     make_rule,
     output_error,
     temperature,
@@ -63,6 +71,9 @@ SHAPES: dict[str, tuple[tuple[int, ...], tuple]] = {
     "dense": ((4, 5), (FullyConnected(9), FullyConnected(6))),
 }
 CLASSES = 4
+RULES = tuple(rule for rule in RULES if rule != "forward_forward")
+LOCAL = ("lls", "lls_m", "lls_mxm", "lls_mxm of 3", "local_classifier")
+"""The local losses, one of them also with 3 basis vectors."""
 
 
 def network(name: str, recipe: Recipe = RECIPE, basis: str = "sine") -> Network:
@@ -90,6 +101,15 @@ def assert_equal(found: Parameters, expected: Parameters, rtol: float = 1e-11) -
         for one, two in zip(pair, other, strict=True):
             assert one.shape == two.shape
             np.testing.assert_allclose(one, two, rtol=rtol, atol=rtol * np.abs(two).max())
+
+
+def rule_of(name: str, net: Network) -> Rule:
+    """A rule of RULES or LOCAL; what it trains of its own is not where it started."""
+    made = make_rule(name.split()[0], net, vectors=3 if name.endswith("3") else None)
+    random = np.random.default_rng(6)
+    for own in made.own.values():
+        own += random.normal(0, 0.3, own.shape)
+    return made
 
 
 # The forward pass, pixel by pixel.
@@ -128,8 +148,13 @@ def pooled(y: np.ndarray, layer: LayerGeometry) -> np.ndarray:
         return y
     for row, column in np.ndindex(found.shape[1:3]):
         part = y[:, row * height : (row + 1) * height, column * width : (column + 1) * width]
-        found[:, row, column] = part.max(axis=(1, 2)) if layer.pool == "max" else part.mean(axis=(1, 2))
+        found[:, row, column] = part.max(axis=(1, 2)) if layer.pool == "max" else share(part, layer)
     return found
+
+
+def share(window: np.ndarray, layer: LayerGeometry) -> np.ndarray:
+    """A window's sum over the power of two next to the pixels of a whole one."""
+    return window.sum(axis=(1, 2)) / 2 ** round(math.log2(math.prod(layer.window)))
 
 
 def test_latents_are_numbered_by_channel_row_and_column() -> None:
@@ -140,7 +165,7 @@ def test_latents_are_numbered_by_channel_row_and_column() -> None:
     found = latents_of(y, layer)
     for n, j, wy, wx in np.ndindex(3, layer.channels, 2, 2):
         window = y[n, 6 * wy : 6 * wy + 6, 6 * wx : 6 * wx + 6, j]
-        assert found[n, j * 4 + wy * 2 + wx] == pytest.approx(window.mean(), rel=1e-13)
+        assert found[n, j * 4 + wy * 2 + wx] == pytest.approx(window.sum() / 32, rel=1e-13)
 
 
 # Gradients without autograd.
@@ -160,36 +185,55 @@ def numeric_gradient(loss: Callable[[], float], array: np.ndarray) -> np.ndarray
     return gradient.reshape(array.shape)
 
 
+def scores_by_definition(made: LocalLoss, layer: int, a: np.ndarray) -> np.ndarray:
+    """Class scores `(N, K)` of latents, as each rule is stated."""
+    C = made.bases[layer]
+    unit = a / np.sqrt((a**2).sum(axis=1, keepdims=True))
+    own = list(made.own.values())
+    if made.name == "local_classifier":
+        return np.einsum("kn,bn->bk", own[layer], unit)
+    of_vectors = np.einsum("in,bn->bi", C, unit)
+    if made.name == "lls_m":
+        return of_vectors * own[layer]
+    return np.einsum("bi,ik->bk", of_vectors, own[layer]) if made.name == "lls_mxm" else of_vectors
+
+
 @pytest.mark.parametrize("name", SHAPES)
-@pytest.mark.parametrize("rule", ["lls", "bp"])
+@pytest.mark.parametrize("rule", ["bp", *LOCAL])
 def test_gradients_are_the_derivatives_of_the_losses(name: str, rule: str) -> None:
     net = network(name)
     parameters, x, labels = batch(net)
-    made = make_rule(rule, net)
-    found = gradients(net.geometry, parameters, x, labels, made)
+    made = rule_of(rule, net)
+    found = made.gradients(net.geometry, parameters, x, labels)
 
     def loss(layer: int) -> float:
         trace = forward(net.geometry, parameters, x)
         if rule == "bp" or layer == len(parameters) - 1:
             return cross_entropy(trace.scores, labels, temperature())
-        assert isinstance(made, LLS)
+        assert isinstance(made, LocalLoss)
         latents = latents_of(trace.outputs[layer], net.geometry[layer])
-        return cross_entropy(local_scores(latents, made.bases[layer]), labels, temperature(1))
+        return cross_entropy(scores_by_definition(made, layer, latents), labels, temperature(1))
 
-    for layer, pair in enumerate(found):
-        for part in range(2):
-            numeric = numeric_gradient(partial(loss, layer), parameters[layer][part])
-            known = ~np.isnan(numeric)
-            np.testing.assert_allclose(pair[part][known], numeric[known], rtol=1e-5, atol=1e-7)
-            assert np.abs(numeric[known]).max() > 1e-3
+    trained = [(layer, array) for layer, arrays in enumerate(parameters) for array in arrays]
+    trained += list(enumerate(made.own.values()))
+    steps = [*(step for pair in found.layers for step in pair), *found.own.values()]
+    assert found.own.keys() == made.own.keys()
+    assert len(made.own) == (0 if rule in ("bp", "lls") else len(parameters) - 1)
+    for (layer, array), gradient in zip(trained, steps, strict=True):
+        numeric = numeric_gradient(partial(loss, layer), array)
+        known = ~np.isnan(numeric)
+        assert gradient.shape == array.shape
+        np.testing.assert_allclose(gradient[known], numeric[known], rtol=1e-5, atol=1e-7)
+        assert np.abs(numeric[known]).max() > 1e-3
 
 
+@pytest.mark.parametrize("rule", LOCAL)
 @pytest.mark.parametrize("name", SHAPES)
-def test_the_gradient_needs_one_product_a_window(name: str) -> None:
+def test_the_gradient_needs_one_product_a_window(name: str, rule: str) -> None:
     net = network(name)
     parameters, x, labels = batch(net)
-    made = make_rule("lls", net)
-    assert isinstance(made, LLS)
+    made = rule_of(rule, net)
+    assert isinstance(made, LocalLoss)
     trace = forward(net.geometry, parameters, x)
     expected = gradients(net.geometry, parameters, x, labels, made)[:-1]
     windows = made.window_signals(trace, labels)
@@ -206,25 +250,39 @@ def test_the_gradient_needs_one_product_a_window(name: str) -> None:
 def test_a_batch_is_the_sum_of_its_samples(rule: str, name: str) -> None:
     net = network(name)
     parameters, x, labels = batch(net)
-    made = make_rule(rule, net)
-    whole = gradients(net.geometry, parameters, x, labels, made)
+    made = rule_of(rule, net)
+    whole = made.gradients(net.geometry, parameters, x, labels)
     each = [slice(n, n + 1) for n in range(len(x))]
-    single = [gradients(net.geometry, parameters, x[n], labels[n], made) for n in each]
-    sums = [tuple(sum(part) for part in zip(*layer, strict=True)) for layer in zip(*single, strict=True)]
-    assert_equal(whole, [(np.asarray(w), np.asarray(b)) for w, b in sums])
+    single = [made.gradients(net.geometry, parameters, x[n], labels[n]) for n in each]
+    layers = [one.layers for one in single]
+    sums = [tuple(sum(part) for part in zip(*layer, strict=True)) for layer in zip(*layers, strict=True)]
+    assert_equal(whole.layers, [(np.asarray(w), np.asarray(b)) for w, b in sums])
+    np.testing.assert_allclose(whole.scores, np.concatenate([one.scores for one in single]), rtol=1e-11)
+    for key, own in whole.own.items():
+        np.testing.assert_allclose(own, sum(one.own[key] for one in single), rtol=1e-11, atol=1e-12)
 
 
+@pytest.mark.parametrize("rule", ["dfa", "drtp"])
 @pytest.mark.parametrize("name", SHAPES)
-def test_dfa_sends_the_output_error_to_every_pixel(name: str) -> None:
+def test_fixed_feedback_reaches_every_pixel(name: str, rule: str) -> None:
+    """Of the output error, or of what it is of an output of 0: minus the label, in units of 1/T."""
     net = network(name)
     parameters, x, labels = batch(net)
-    trace = forward(net.geometry, parameters, x)
-    error = output_error(trace.scores, labels, temperature())
-    dfa = make_rule("dfa", net, seed=3)
+    parameters = [(15 * w, 15 * b) for w, b in parameters]
+    dfa = make_rule(rule, net, seed=3)
     assert isinstance(dfa, DFA)
+    trace = forward(net.geometry, parameters, x, bounded=dfa.bounded)
+    error = output_error(trace.scores, labels, temperature())
+    onehot = np.array([[float(c == label) for c in range(CLASSES)] for label in labels])
+    sent = error if rule == "dfa" else -2 * np.log(2) * onehot
+    largest = max(np.abs(y).max() for y in trace.outputs)
+    assert largest == 8 if rule == "drtp" else largest > 16
     for F, z, delta in zip(dfa.feedback, trace.pre, dfa.signals(parameters, trace, error, labels), strict=False):
         assert F.shape == (CLASSES, z[0].size) and delta.shape == z.shape
-        expected = np.einsum("nk,ki->ni", error, F) * np.where(z < 0, 1 / 8, 1).reshape(len(z), -1)
+        slopes = np.where(z < 0, 1 / 8, 1)
+        if rule == "drtp":
+            slopes[(z >= 8) | (z <= -64)] = 0
+        expected = np.einsum("nk,ki->ni", sent, F) * slopes.reshape(len(z), -1)
         np.testing.assert_allclose(delta.reshape(len(z), -1), expected, rtol=1e-12, atol=1e-16)
         assert 0.7 < np.abs(F).max() * z[0, :, :, 0].size * np.sqrt(CLASSES) <= 1
     frozen = signals(trace, parameters, labels, make_rule("frozen", net))
@@ -236,15 +294,18 @@ def test_dfa_sends_the_output_error_to_every_pixel(name: str) -> None:
 
 
 def torch_gradients(
-    torch: ModuleType, net: Network, parameters: Parameters, x: np.ndarray, labels: np.ndarray, rule: str
-) -> Parameters:
-    """The rules as autograd has them: LLS and DFA on detached layers, in PyTorch's order of axes."""
+    torch: ModuleType, net: Network, parameters: Parameters, x: np.ndarray, labels: np.ndarray, made: Rule
+) -> tuple[Parameters, dict[str, np.ndarray]]:
+    """The rules as autograd has them, in PyTorch's order of axes: local losses and feedback on detached
+    layers. Also the gradients of what a rule trains of its own.
+    """
     functional = torch.nn.functional
     leaves = [tuple(torch.tensor(array, requires_grad=True) for array in pair) for pair in parameters]
     target = torch.tensor(labels)
     shape = net.input_shape if len(net.input_shape) == 3 else (*net.input_shape, 1)
     y = torch.tensor(x).reshape(len(x), *shape).permute(0, 3, 1, 2)
-    made, outputs, losses = make_rule(rule, net), [], []
+    outputs, losses = [], []
+    own = {key: torch.tensor(array, requires_grad=True) for key, array in made.own.items()}
     for index, ((weight, bias), layer) in enumerate(zip(leaves, net.layers, strict=True)):
         channels = y.shape[1]
         if isinstance(layer, FullyConnected):
@@ -259,26 +320,36 @@ def torch_gradients(
             losses.append(functional.cross_entropy(y / temperature(), target, reduction="sum"))
             break
         y = functional.leaky_relu(y, 1 / 8)
+        if made.name == "drtp":
+            y = y.clamp(-(2.0 ** (7 - layer.activation_fraction)), 2.0 ** (7 - layer.activation_fraction))
         outputs.append(y)
         latents = y
         if isinstance(layer, Convolution):
             height, width = (-(-size // grid) for size, grid in zip(y.shape[2:], layer.latent, strict=True))
             if layer.pool == "max":
                 height, width = height + height % 2, width + width % 2
-            latents = functional.avg_pool2d(y, (height, width), ceil_mode=True)
-        if isinstance(made, LLS):
+            sums = functional.avg_pool2d(y, (height, width), ceil_mode=True, divisor_override=1)
+            latents = sums / 2 ** round(math.log2(height * width))
+        if isinstance(made, LocalLoss):
             unit = functional.normalize(latents.flatten(1), dim=1)
-            scores = functional.linear(unit, torch.tensor(made.bases[index]))
+            trained = list(own.values())[index] if own else None
+            C = trained if made.name == "local_classifier" else torch.tensor(made.bases[index])
+            scores = functional.linear(unit, C)
+            if made.name == "lls_m":
+                scores = scores * trained
+            elif made.name == "lls_mxm":
+                scores = scores @ trained
             scale = temperature(net.recipe.temperature_shift)
             losses.append(functional.cross_entropy(scores / scale, target, reduction="sum"))
         if isinstance(layer, Convolution) and layer.pool == "max":
             y = functional.max_pool2d(y, 2)
         elif isinstance(layer, Convolution) and layer.pool == "latent":
             y = latents
-        if rule != "bp":
+        if made.name != "bp":
             y = y.detach()
     if isinstance(made, DFA):
-        error = (functional.softmax(y / temperature(), dim=1) - functional.one_hot(target, net.classes)).detach()
+        output = 0 if made.name == "drtp" else functional.softmax(y / temperature(), dim=1)
+        error = (output - functional.one_hot(target, net.classes).double()).detach()
         for out, F in zip(outputs, made.feedback, strict=True):
             sent = (error / temperature()) @ torch.tensor(F)
             if out.ndim == 4:
@@ -289,18 +360,24 @@ def torch_gradients(
     for pair in leaves:
         weight, bias = (torch.zeros_like(leaf) if leaf.grad is None else leaf.grad for leaf in pair)
         found.append((weight.numpy(), bias.numpy()))
-    return found
+    return found, {key: leaf.grad.numpy() for key, leaf in own.items()}
 
 
-@pytest.mark.parametrize("rule", RULES)
+@pytest.mark.parametrize("rule", sorted({*RULES, *LOCAL}))
 @pytest.mark.parametrize("name", SHAPES)
 def test_every_rule_equals_autograd(name: str, rule: str) -> None:
     torch = pytest.importorskip("torch")
-    for basis in ("square", "sine") if rule == "lls" else ("sine",):
+    for basis in ("square", "sine") if rule in LOCAL else ("sine",):
         net = network(name, basis=basis)
         parameters, x, labels = batch(net)
-        found = gradients(net.geometry, parameters, x, labels, make_rule(rule, net))
-        assert_equal(found, torch_gradients(torch, net, parameters, x, labels, rule))
+        # So that drtp's activations saturate, some of them.
+        parameters = [(15 * w, 15 * b) if rule == "drtp" else (w, b) for w, b in parameters]
+        made = rule_of(rule, net)
+        found = made.gradients(net.geometry, parameters, x, labels)
+        layers, own = torch_gradients(torch, net, parameters, x, labels, made)
+        assert_equal(found.layers, layers)
+        assert found.own.keys() == own.keys()
+        assert_equal([(found.own[key], found.own[key]) for key in own], [(g, g) for g in own.values()])
 
 
 def test_of_equal_pixels_the_first_takes_the_gradient() -> None:
@@ -310,10 +387,11 @@ def test_of_equal_pixels_the_first_takes_the_gradient() -> None:
     net = Network("net", (5, 6), CLASSES, "sine", layers, RECIPE)
     parameters = initial_parameters(net.shapes, 1)
     x, labels = np.zeros((2, net.features)), np.array([0, 3])
-    found = gradients(net.geometry, parameters, x, labels, make_rule("bp", net))
-    assert_equal(found, torch_gradients(torch, net, parameters, x, labels, "bp"))
+    bp = make_rule("bp", net)
+    found = gradients(net.geometry, parameters, x, labels, bp)
+    assert_equal(found, torch_gradients(torch, net, parameters, x, labels, bp)[0])
     trace = forward(net.geometry, parameters, x)
-    delta = signals(trace, parameters, labels, make_rule("bp", net))[0]
+    delta = signals(trace, parameters, labels, bp)[0]
     assert delta[:, :4:2, ::2].all() and np.count_nonzero(delta) == delta[:, :4:2, ::2].size
 
 
@@ -325,6 +403,7 @@ def test_windows_that_divide_the_map_are_adaptive_pooling(grid: tuple[int, int],
     layer = Network("net", (8, 12), CLASSES, "sine", layers, RECIPE).geometry[0]
     y = np.random.default_rng(0).normal(size=(2, 8, 12, 3))
     theirs = torch.nn.functional.adaptive_avg_pool2d(torch.tensor(y).permute(0, 3, 1, 2), grid)
+    theirs *= math.prod(layer.window) / 2 ** round(math.log2(math.prod(layer.window)))
     np.testing.assert_allclose(window_means(y, layer), theirs.permute(0, 2, 3, 1).numpy(), rtol=1e-12)
     np.testing.assert_allclose(latents_of(y, layer), theirs.flatten(1).numpy(), rtol=1e-12)
 
@@ -343,12 +422,16 @@ def test_training_is_sgd_on_the_equations(name: str, rule: str) -> None:
     parameters = [(2 * w, 2 * b) for w, b in initial_parameters(net.shapes, 7)]
     assert_equal(backend.parameters(), parameters, 0)
     hidden, output = default_rates(net, rule)
+    made = make_rule(rule, net, 7)
     predictions: list[int] = []
     for start in (0, 4, 8):
         part = slice(start, min(start + 4, 11))
         predictions += forward(net.geometry, parameters, x[part] / 128).scores.argmax(axis=1).tolist()
-        steps = gradients(net.geometry, parameters, x[part] / 128, labels[part], make_rule(rule, net, 7))
+        found = made.gradients(net.geometry, parameters, x[part] / 128, labels[part])
+        steps = found.layers
         rates = [hidden] * (len(steps) - 1) + [output]
+        for key, own in made.own.items():
+            own -= hidden / 4 * found.own[key]
         parameters = [
             (w - rate * dw, b - rate * db)
             for (w, b), (dw, db), rate in zip(parameters, steps, rates, strict=True)
@@ -356,6 +439,8 @@ def test_training_is_sgd_on_the_equations(name: str, rule: str) -> None:
     report = backend.train(x, labels)
     assert report.predictions.tolist() == predictions and report.cycles is None
     assert_equal(backend.parameters(), parameters)
+    for key, own in made.own.items():
+        np.testing.assert_allclose(backend.state_dict()[key], own, rtol=1e-11)
     expected = forward(net.geometry, parameters, x / 128).scores.argmax(axis=1)
     assert np.array_equal(backend.predict(x), expected)
 
@@ -372,9 +457,10 @@ def test_training_in_whole_batches_is_training_at_once(rule: str) -> None:
     resumed.load_state_dict(parts.state_dict())
     second = resumed.train(x[12:], labels[12:]).predictions
     assert np.array_equal(predictions, np.concatenate([first, second]))
-    for pair, other in zip(whole.parameters(), resumed.parameters(), strict=True):
-        for one, two in zip(pair, other, strict=True):
-            assert np.array_equal(one, two) and one.dtype == np.float32
+    expected, found = whole.state_dict(), resumed.state_dict()
+    assert expected.keys() == found.keys()
+    for key, array in expected.items():
+        assert np.array_equal(array, found[key]) and array.dtype == np.float32
 
 
 def test_single_precision_follows_double() -> None:
