@@ -2,7 +2,8 @@
 
 The same registers and multipliers serve all that a layer's class vectors go through: they gather
 the scores while activations pass by, are read out one by one, take the errors, and then give the
-gradient of one latent a cycle.
+gradient of one latent a cycle. Where hidden layers have no scores of their own, the lanes hold the output
+layer's errors until all layers are through.
 """
 
 from __future__ import annotations
@@ -53,8 +54,9 @@ class ClassLanes(wiring.Component):
     index, hot, write, addend : In
         See above; `addend` is signed(ERROR_BITS).
     is_output : In
-        Constant from `clear` on. Set: nothing is counted in A, and a `hot` reading gives twice the
-        lane, `offset` being 0; so the learning signal of an output layer takes a hidden one's path.
+        Constant from `clear` on, or without hidden scores for a layer's readings. Set: a `hot` reading
+        gives twice the lane, `offset` being 0; so the learning signal of an output layer takes a hidden
+        one's path.
     clear : In
         Sets all lanes and A to 0.
     weighted, offset : Out
@@ -77,10 +79,11 @@ class ClassLanes(wiring.Component):
         self.basis = basis
         self.one_bit = basis.kind != "sine"
         errors = basis.classes * MAX_ERROR
+        scores = machine.learning.scores
         if self.one_bit:
-            self.bits = max(score_bits(machine) - 1, signed_bits(errors))
+            self.bits = max((score_bits(machine) - 1) * scores, signed_bits(errors))
         else:
-            raw = machine.max_neurons << (ACT_BITS - 1)
+            raw = (machine.max_neurons << (ACT_BITS - 1)) * scores
             self.bits = signed_bits(max(raw, errors) * ((1 << basis.fraction_bits) - 1))
         super().__init__(
             {
@@ -151,12 +154,16 @@ class ClassLanes(wiring.Component):
             zero = Signal()
             counted = Signal(signed(self.bits + 1))
             m.d.sync += zero.eq(basis.zero & ~hot[1])
+            counting = write[2] & ~zero
+            # With scores A stays 0 in an output layer; else it holds what the hidden layers need.
+            scores = self.machine.learning.scores
             with m.If(self.clear):
                 m.d.sync += counted.eq(0)
-            with m.Elif(write[2] & ~zero & ~self.is_output):
+            with m.Elif(counting & ~self.is_output if scores else counting):
                 m.d.sync += counted.eq(counted + self.addend)
             late = delay_line(m, zero, self.LATENCY - 3, "zero")[-1]
-            m.d.comb += [self.weighted.eq(doubled), self.offset.eq(Mux(late, 0, counted))]
+            without = late if scores else late | self.is_output
+            m.d.comb += [self.weighted.eq(doubled), self.offset.eq(Mux(without, 0, counted))]
         else:
             rounded = round_shift(total, self.basis.fraction_bits)
             m.d.comb += self.weighted.eq(Mux(self.is_output, doubled, rounded))

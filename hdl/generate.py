@@ -43,6 +43,7 @@ from spec.program import (
     program_for,
 )
 from spec.qformat import QFormat
+from spec.rules import BACK_FRAC
 from spec.windowed_program import WINDOWED_FIELDS, WINDOWED_STRIDE, WINDOWED_WORDS, WindowedProgram
 
 __all__ = ["TOP", "Generated", "describe", "generate"]
@@ -172,8 +173,10 @@ def describe(core: Core, network: Network, text: str) -> dict[str, object]:
     machine, basis = core.machine, core.basis
     kind = _WINDOWED if machine.windowed else _DENSE
     program = program_for(network, machine)
-    derived = ("psum_bits", "acc_bits", "norm_bits", "weight_addr_bits", "activation_addr_bits",
-               *kind.bias_bits, "row_bits", "col_bits", "neuron_bits", "layer_bits")  # fmt: skip
+    rule = machine.learning
+    derived = ("psum_bits", "acc_bits", *(("norm_bits",) if rule.scores else ()), "weight_addr_bits",
+               "activation_addr_bits", *kind.bias_bits, "row_bits", "col_bits", "neuron_bits", "layer_bits",
+               *(("back_sum_bits",) if rule.transposes else ()))  # fmt: skip
     left_out = ("device",) if machine.windowed else ("device", *WINDOWED_KEYS)
     ports = [
         _port(kind, "__".join(map(str, path)), member.flow == In, value)
@@ -197,12 +200,7 @@ def describe(core: Core, network: Network, text: str) -> dict[str, object]:
             "name": network.name,
             "input_shape": list(network.input_shape),
             "classes": network.classes,
-            "basis": {
-                "kind": network.basis,
-                "fraction_bits": basis.fraction_bits,
-                "sha256": basis.sha256(machine.max_neurons),
-                "columns": machine.max_neurons,
-            },
+            **({"basis": _basis(basis, machine)} if rule.basis else {}),
             "shapes": [list(shape) for shape in network.shapes],
             "recipe": {f.name: getattr(network.recipe, f.name) for f in fields(network.recipe)},
             "no_label": NO_LABEL,
@@ -211,25 +209,11 @@ def describe(core: Core, network: Network, text: str) -> dict[str, object]:
             "input": str(INPUT_FORMAT),
             **_formats(network, machine),
             "output_score": str(QFormat(SCORE_BITS - SCORE_FRAC, SCORE_FRAC)),
-            "hidden_score": str(QFormat(SCORE_BITS, 0)),
-            "error": str(QFormat(ERROR_BITS - ERROR_FRAC, ERROR_FRAC)),
-            "delta_hidden": str(QFormat(ACT_BITS - 6, 6)),
-            "delta_output": str(QFormat(ACT_BITS - 7, 7)),
+            **_signal_formats(machine),
         },
-        "random": {
-            "bits": lfsr.STATE_BITS,
-            "taps": lfsr.TAPS,
-            "fraction_bits": machine.fraction_bits,
-            "reset_states": [
-                int(lfsr.SEQUENCE[lfsr.offset(machine, n)]) for n in range(machine.lfsrs)
-            ],
-        },
+        **({"random": _random(machine)} if rule.learns else {}),
         "timing": {
-            **{
-                name: value
-                for name, value in vars(kind.timing).items()
-                if name.isupper() and isinstance(value, int)
-            },
+            **_constants(kind, machine),
             "phases": {phase.name.lower(): int(phase) for phase in timing.Phase},
         },
         "memory_map": memory_map.describe(machine),
@@ -263,9 +247,9 @@ def generate(
 ) -> Generated:
     """Writes `entrain_core.v`, `.json` and `.vlt` into `out_dir`, which is made if need be.
 
-    The Verilog depends on the machine and the network's classes and basis; the `.json` adds the layer
-    program that runs this network, on either kind of machine. A file that is right already is left alone, with its
-    time stamp.
+    The Verilog depends on the machine, the network's classes and, where the rule reads one, its basis; the `.json`
+    adds the layer program that runs this network, on either kind of machine. A file that is right already is left
+    alone, with its time stamp.
 
     Raises
     ------
@@ -333,6 +317,61 @@ def _formats(network: Network, machine: Machine) -> dict[str, object]:
         "bias_first_layer": str(_bias_format(INPUT_FORMAT)),
         "bias": str(_bias_format(ACTIVATION_FORMAT)),
     }
+
+
+def _basis(basis: Basis, machine: Machine) -> dict[str, object]:
+    """The basis, as far as the machine holds it."""
+    return {
+        "kind": basis.kind,
+        "fraction_bits": basis.fraction_bits,
+        "sha256": basis.sha256(machine.max_neurons),
+        "columns": machine.max_neurons,
+    }
+
+
+def _signal_formats(machine: Machine) -> dict[str, str]:
+    """Of what a rule makes its signals of."""
+    rule = machine.learning
+    if not rule.learns:
+        return {}
+    bits = machine.signal_bits
+    hidden_frac, output_frac = (BACK_FRAC, BACK_FRAC) if rule.transposes else (6, 7)
+    return {
+        **({"hidden_score": str(QFormat(SCORE_BITS, 0))} if rule.scores else {}),
+        "error": str(QFormat(ERROR_BITS - ERROR_FRAC, ERROR_FRAC)),
+        "delta_hidden": str(QFormat(bits - hidden_frac, hidden_frac)),
+        "delta_output": str(QFormat(bits - output_frac, output_frac)),
+    }
+
+
+def _random(machine: Machine) -> dict[str, object]:
+    """The LFSRs: what they are, and where they begin."""
+    return {
+        "bits": lfsr.STATE_BITS,
+        "taps": lfsr.TAPS,
+        "fraction_bits": machine.fraction_bits,
+        "reset_states": [int(lfsr.SEQUENCE[lfsr.offset(machine, n)]) for n in range(machine.lfsrs)],
+    }
+
+
+def _constants(kind: _Kind, machine: Machine) -> dict[str, int]:
+    """The latencies of the machine's phases, by their names in `spec.timing` or its like, those of its rule."""
+    constants = {name: value for name, value in vars(kind.timing).items() if name.isupper() and isinstance(value, int)}
+    rule = machine.learning
+    if machine.windowed:
+        return constants
+    plain = {name: constants.pop(f"PLAIN_{name}") for name in ("SIGNAL_TAIL", "ARGMAX_TAIL")}
+    if not rule.scores:
+        constants |= plain
+    lacks = [] if rule.transposes else ["BACK_TAIL"]
+    if rule.learns:
+        constants |= {
+            "DELTA_LATENCY": timing.delta_latency(machine.rule),
+            "UPDATE_TAIL": timing.update_tail(machine.rule),
+        }
+    else:
+        lacks += ["SIGNAL_TAIL", "DELTA_LATENCY", "UPDATE_TAIL"]
+    return {name: value for name, value in constants.items() if name not in lacks}
 
 
 def _registers(program: Program | WindowedProgram) -> dict[str, int]:

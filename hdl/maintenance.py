@@ -32,7 +32,7 @@ class Maintenance(wiring.Component):
     advance_array, advance_bias : In, pulses
         Take `advance_count`; not while the same is `advancing`.
     advancing_array, advancing_bias : Out
-        An advance is under way, or waits.
+        An advance is under way, or waits. Never in a machine that does not learn: it has no LFSRs.
     busy : Out
         Any of this is under way, or waits.
     step_valid, step_op, step_addr, step_first, step_last : Out
@@ -87,6 +87,7 @@ class Maintenance(wiring.Component):
         issued = Signal()  # this request's step is in flight
         array_left, bias_left = Signal(STATE_BITS), Signal(STATE_BITS)
         address = Signal(machine.weight_addr_bits)
+        learns = machine.learning.learns
 
         m.d.comb += [
             self.host_row.eq(self.row),
@@ -94,9 +95,8 @@ class Maintenance(wiring.Component):
             self.host_data.eq(self.data),
             self.weight_done.eq(issued & (flight == 0)),
             self.read_valid.eq(issued & self.result_valid),
-            self.read_data.eq(self.result_data >> machine.fraction_bits),
-            self.advancing_array.eq(array_left != 0),
-            self.advancing_bias.eq(bias_left != 0),
+            self.read_data.eq(self.result_data >> machine.random_bits),
+            *([self.advancing_array.eq(array_left != 0), self.advancing_bias.eq(bias_left != 0)] if learns else []),
             self.busy.eq(
                 self.weight_valid | self.advancing_array | self.advancing_bias | (flight != 0)
             ),
@@ -107,19 +107,21 @@ class Maintenance(wiring.Component):
             m.d.sync += issued.eq(0)
 
         with m.If(self.waiting):
-            m.d.comb += self.bias_advance.eq(self.advancing_bias)
-            with m.If(self.advancing_array):
-                # `weight_depth` is at least 5 for this: steps in flight share no address, so each
-                # writes back the word that it read.
-                m.d.comb += [
-                    self.step_valid.eq(1),
-                    self.step_op.eq(Op.UPDATE),
-                    self.step_addr.eq(address),
-                ]
-                if machine.windowed:
-                    m.d.comb += [self.step_first.eq(1), self.step_last.eq(1)]
-                m.d.sync += [array_left.eq(array_left - 1), address.eq(address + 1)]
-            with m.Elif(self.weight_valid & ~issued & (flight == 0)):
+            ready = self.weight_valid & ~issued & (flight == 0)
+            if learns:
+                m.d.comb += self.bias_advance.eq(self.advancing_bias)
+                with m.If(self.advancing_array):
+                    # `weight_depth` is at least 5 for this: steps in flight share no address, so each
+                    # writes back the word that it read.
+                    m.d.comb += [
+                        self.step_valid.eq(1),
+                        self.step_op.eq(Op.UPDATE),
+                        self.step_addr.eq(address),
+                    ]
+                    if machine.windowed:
+                        m.d.comb += [self.step_first.eq(1), self.step_last.eq(1)]
+                    m.d.sync += [array_left.eq(array_left - 1), address.eq(address + 1)]
+            with m.Elif(ready) if learns else m.If(ready):
                 m.d.comb += [
                     self.step_valid.eq(1),
                     self.step_first.eq(1),
@@ -133,6 +135,8 @@ class Maintenance(wiring.Component):
                 m.d.sync += issued.eq(1)
         with m.If(self.step_valid):
             m.d.sync += flight.eq(drain)
+        if not learns:
+            return m
         with m.If(self.bias_advance):
             m.d.sync += bias_left.eq(bias_left - 1)
         with m.If(self.advance_array):

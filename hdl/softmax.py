@@ -6,6 +6,8 @@ exponentials, one divides by their sum. One shifter and one multiplier serve all
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 from amaranth.hdl import Cat, Const, Module, Mux, Signal, Value, signed
 from amaranth.lib import enum, wiring
 from amaranth.lib.wiring import In, Out
@@ -17,7 +19,7 @@ from spec.machine import ERROR_BITS, ERROR_FRAC, SCORE_BITS, Machine
 from spec.program import FIELDS
 from spec.qformat import signed_bits
 from spec.tables import EXP, EXP_FRACTION_BITS, RCP8, RCP9
-from spec.timing import ARGMAX_TAIL, SIGNAL_TAIL
+from spec.timing import ARGMAX_TAIL, PLAIN_ARGMAX_TAIL, PLAIN_SIGNAL_TAIL, SIGNAL_TAIL
 
 __all__ = ["QUOTIENT_BITS", "SHIFT_BITS", "ScaleUnit", "Softmax"]
 
@@ -70,19 +72,61 @@ class _Stage(enum.Enum, shape=3):
     QUOTIENT = 4
 
 
+@dataclass(frozen=True)
+class _Timetable:
+    """Cycles of the signal phase that do not depend on K; `read`: the first score's address."""
+
+    read: int
+
+    # From a score's address to u, and to its exponential:
+    SCALED = 1 + ScaleUnit.LATENCY
+    EXPONENTIAL = SCALED + 2
+    # From an exponential's address to p, and to its error:
+    PROBABILITY = 3 + ScaleUnit.LATENCY
+    ERROR = PROBABILITY + 1
+
+    @property
+    def divide(self) -> int:
+        """The first exponential's address, but for 2K. From the last exponential to the sum 1, leading one 1, mantissa
+        1, reciprocal 1; the first one is divided 2 cycles after its address."""
+        return self.read - 1 + self.EXPONENTIAL + 4 - 2
+
+    @property
+    def project(self) -> int:
+        """The sum of e * score, but for 3K."""
+        return self.divide - 1 + self.PROBABILITY + 3
+
+    @property
+    def quotient(self) -> int:
+        """q, but for 3K. From that sum to h, the multiplier's operand, the product, and q."""
+        return self.project + 2 * ScaleUnit.LATENCY + 2
+
+
+_DRAIN = 1
+# A score drained is in memory, and can be read, this much later. An output layer's are there.
+_ALL_LAYERS = _Timetable(_DRAIN + ClassLanes.LATENCY + 2)
+_OUTPUT_ONLY = _Timetable(0)
+# The norm is constant from cycle 3 on, so its mantissa is there in 5.
+_NORM = 7
+
+
 class Softmax(wiring.Component):
     """The signal phase; cycle 0 is that of `go`.
 
-    =============================  ==============================================================
-    from cycle                     K cycles each
-    =============================  ==============================================================
-    1                              `drain`: a hidden layer's lanes are read into the score memory
-    `_READ` = 9                    first walk over the scores: report, maximum, prediction
-    `_READ` + K                    second walk: exponentials, their sum
-    `_DIVIDE` + 2K                 third walk: errors; the scores follow five cycles later
-    =============================  ==============================================================
+    ===================  ======================================================================
+    from cycle           K cycles each
+    ===================  ======================================================================
+    1                    `drain`: a hidden layer's lanes are read into the score memory
+    `read` = 9           first walk over the scores: report, maximum, prediction
+    `read` + K           second walk: exponentials, their sum
+    `divide` + 2K        third walk: errors; the scores follow five cycles later
+    ===================  ======================================================================
 
-    then, `_FINISH` + 3K and on, the quotient of the projection.
+    then, `project` + 3K and on, the quotient of the projection.
+
+    Where hidden layers have no scores of their own (`machine.learning.scores`) only an output layer's
+    come: there is neither drain nor projection, `read` is 0, and `norm`, `drain`, `clear`, `norm_shift`
+    and `quotient` are not there.
 
     Members
     -------
@@ -111,7 +155,8 @@ class Softmax(wiring.Component):
         Lowest class with the largest score; valid from the cycle after `done`.
     done : Out
         The phase's last cycle: 3K + SIGNAL_TAIL cycles with `go`'s when it trains, else
-        K + ARGMAX_TAIL.
+        K + ARGMAX_TAIL; with output layers only 3K + PLAIN_SIGNAL_TAIL, the cycle after the last
+        `error_strobe`, else K + PLAIN_ARGMAX_TAIL.
     """
 
     QUOTIENT_LATENCY = 4
@@ -136,27 +181,11 @@ class Softmax(wiring.Component):
     prediction: Signal
     done: Signal
 
-    # The timetable: `go` is cycle 0. A score drained is in memory, and can be read, in:
-    _DRAIN = 1
-    _READ = _DRAIN + ClassLanes.LATENCY + 2
-    # The norm is constant from cycle 3 on, so its mantissa is there in 5.
-    _NORM = 7
-    # From a score's address to u, and to its exponential:
-    _SCALED = 1 + ScaleUnit.LATENCY
-    _EXPONENTIAL = _SCALED + 2
-    # From the last exponential to the sum 1, leading one 1, mantissa 1, reciprocal 1; the first one
-    # is divided 2 cycles after its address.
-    _DIVIDE = _READ - 1 + _EXPONENTIAL + 4 - 2
-    # From an exponential's address to p, and, after the last, to the sum of e * score:
-    _PROBABILITY = 3 + ScaleUnit.LATENCY
-    _PROJECT = _DIVIDE - 1 + _PROBABILITY + 3
-    # From that sum to h, the multiplier's operand, the product, and q:
-    _QUOTIENT = _PROJECT + 2 * ScaleUnit.LATENCY + 2
-
     def __init__(self, machine: Machine, classes: int):
         self.machine = machine
         self.classes = classes
         self._score_bits = min(SCORE_BITS, score_bits(machine))
+        self._scores = machine.learning.scores
         super().__init__(
             {
                 "start": In(1),
@@ -167,13 +196,10 @@ class Softmax(wiring.Component):
                 "is_output": In(1),
                 "label": In(_LABEL_BITS),
                 "score_shift": In(FIELDS["score_shift"].width),
-                "norm": In(machine.norm_bits),
-                "drain": Out(1),
-                "clear": Out(1),
+                **({"norm": In(machine.norm_bits), "drain": Out(1), "clear": Out(1)} if self._scores else {}),
                 "error_strobe": Out(1),
                 "error": Out(signed(ERROR_BITS)),
-                "norm_shift": Out(SHIFT_BITS),
-                "quotient": Out(signed(QUOTIENT_BITS)),
+                **({"norm_shift": Out(SHIFT_BITS), "quotient": Out(signed(QUOTIENT_BITS))} if self._scores else {}),
                 "report_valid": Out(1),
                 "report_score": Out(signed(SCORE_BITS)),
                 "prediction": Out(_LABEL_BITS),
@@ -184,18 +210,23 @@ class Softmax(wiring.Component):
     def elaborate(self, platform):
         m = Module()
         K = self.classes
+        times, signal_tail, argmax_tail = _OUTPUT_ONLY, PLAIN_SIGNAL_TAIL, PLAIN_ARGMAX_TAIL
+        end = 3 * K + signal_tail - 1
+        if self._scores:
+            times, signal_tail, argmax_tail = _ALL_LAYERS, SIGNAL_TAIL, ARGMAX_TAIL
+            end = 3 * K + times.quotient
 
         # -- the timetable ----------------------------------------------------------------------
-        time = Signal(range(3 * K + self._QUOTIENT + 1))
+        time = Signal(range(end + 1))
         infers = Signal()
         stage = Signal(_Stage)
         m.d.comb += [
-            infers.eq(~self.train & (time == K + ARGMAX_TAIL - 1)),
-            self.done.eq(infers | (self.train & (time == 3 * K + SIGNAL_TAIL - 1))),
+            infers.eq(~self.train & (time == K + argmax_tail - 1)),
+            self.done.eq(infers | (self.train & (time == 3 * K + signal_tail - 1))),
         ]
         with m.If(self.go):
             m.d.sync += time.eq(1)
-        with m.Elif(infers | (time == 3 * K + self._QUOTIENT)):
+        with m.Elif(infers | (time == end)):
             m.d.sync += time.eq(0)
         with m.Elif(time != 0):
             m.d.sync += time.eq(time + 1)
@@ -203,8 +234,10 @@ class Softmax(wiring.Component):
         def at(cycle: int) -> Value:
             return self.go if cycle == 0 else time == cycle
 
-        def window(first: int, count: int, name: str) -> Signal:
+        def window(first: int, count: int, name: str) -> Value:
             """1 in the cycles first ... first + count - 1."""
+            if first == 0:
+                return self.go | window(1, count - 1, name)
             strobe = Signal(name=name)
             with m.If(infers | at(first + count - 1)):
                 m.d.sync += strobe.eq(0)
@@ -216,23 +249,25 @@ class Softmax(wiring.Component):
             with m.If(at(cycle)):
                 m.d.sync += stage.eq(new)
 
-        draining = window(self._DRAIN, K, "draining")
-        reading = window(self._READ, 2 * K, "reading")
-        shown = window(self._READ + 1, K, "shown")
-        summing = window(self._READ + K + self._EXPONENTIAL, K, "summing")
-        dividing = window(self._DIVIDE + 2 * K, K, "dividing")
-        scoring = window(self._DIVIDE + 2 * K + self._PROBABILITY - 1, K, "scoring")
-        scored = delay_line(m, scoring, 3, "scored")
+        if self._scores:
+            draining = window(_DRAIN, K, "draining")
+        reading = window(times.read, 2 * K, "reading")
+        shown = window(times.read + 1, K, "shown")
+        summing = window(times.read + K + times.EXPONENTIAL, K, "summing")
+        dividing = window(times.divide + 2 * K, K, "dividing")
+        scoring = window(times.divide + 2 * K + times.PROBABILITY - 1, K, "scoring")
+        scored = delay_line(m, scoring, 3 if self._scores else 1, "scored")
         enter(_Stage.MAXIMUM, 0)
-        enter(_Stage.EXPONENTS, self._READ + K)
-        enter(_Stage.ERRORS, 2 * K + self._DIVIDE)
-        enter(_Stage.PROJECTION, 3 * K + self._PROJECT - 1)
-        enter(_Stage.QUOTIENT, 3 * K + self._PROJECT + 1)
-        m.d.comb += [
-            self.drain.eq(draining & ~self.is_output),
-            self.clear.eq(at(self._READ + K)),
-            self.error_strobe.eq(scored[1]),
-        ]
+        enter(_Stage.EXPONENTS, times.read + K)
+        enter(_Stage.ERRORS, 2 * K + times.divide)
+        if self._scores:
+            enter(_Stage.PROJECTION, 3 * K + times.project - 1)
+            enter(_Stage.QUOTIENT, 3 * K + times.project + 1)
+            m.d.comb += [
+                self.drain.eq(draining & ~self.is_output),
+                self.clear.eq(at(times.read + K)),
+            ]
+        m.d.comb += self.error_strobe.eq(scored[1])
 
         # -- memories; each port counts its own addresses -----------------------------------------
         m.submodules.scores = scores = DualPortMemory(signed(SCORE_BITS), K)
@@ -251,6 +286,7 @@ class Softmax(wiring.Component):
 
         # -- shifter, multiplier, normalisation ---------------------------------------------------
         products = Signal(signed(QUOTIENT_BITS + max(RCP9).bit_length()), reset_less=True)
+        # Of use where hidden layers have scores, as all that is made of the norm.
         projected = Signal(signed(signed_bits(K * MAX_ERROR << (self._score_bits - 1))))
         exponential_sum = Signal(range(K * max(EXP) + 1))
         top = Signal(SHIFT_BITS, reset_less=True)
@@ -260,37 +296,45 @@ class Softmax(wiring.Component):
 
         score_value = Cat(Const(0, 9), scores.read_data).as_signed()
         gs_value = Cat(Const(0, 1), projected).as_signed()
-        scale_bits = max(len(score_value), len(gs_value), len(products))
+        scale_bits = max(len(score_value), len(gs_value) * self._scores, len(products))
         m.submodules.scale = scale = ScaleUnit(scale_bits)
         score_amount = Signal(SHIFT_BITS, reset_less=True)
         with m.Switch(stage):
             with m.Case(_Stage.ERRORS):
                 m.d.comb += [scale.value.eq(products), scale.amount.eq(top + 1)]
-            with m.Case(_Stage.PROJECTION):
-                m.d.comb += [scale.value.eq(gs_value), scale.amount.eq(self.norm_shift)]
-            with m.Case(_Stage.QUOTIENT):
-                m.d.comb += [scale.value.eq(products), scale.amount.eq(norm_top[1:] + 2)]
+            if self._scores:
+                with m.Case(_Stage.PROJECTION):
+                    m.d.comb += [scale.value.eq(gs_value), scale.amount.eq(self.norm_shift)]
+                with m.Case(_Stage.QUOTIENT):
+                    m.d.comb += [scale.value.eq(products), scale.amount.eq(norm_top[1:] + 2)]
             with m.Default():
                 m.d.comb += [scale.value.eq(score_value), scale.amount.eq(score_amount)]
-        m.d.sync += score_amount.eq(self.score_shift + self.norm_shift)
+        score_shift = self.score_shift + self.norm_shift if self._scores else self.score_shift
+        m.d.sync += score_amount.eq(score_shift)
 
         dividend = Signal(signed(QUOTIENT_BITS), reset_less=True)
         reciprocal = Signal(range(max(RCP9) + 1), reset_less=True)
         softmax_stage = (stage == _Stage.ERRORS) | (stage == _Stage.EXPONENTS)
+        exponential = exponentials.read_data
+        factor: Value = _table(m, RCP9, mantissa)
+        measured = exponential_sum
+        if self._scores:
+            exponential = Mux(stage == _Stage.ERRORS, exponential, scale.result)
+            factor = Mux(softmax_stage, factor, _table(m, RCP8, norm_mantissa))
+            measured = Signal(max(len(self.norm), len(exponential_sum)))
         m.d.sync += [
-            dividend.eq(Mux(stage == _Stage.ERRORS, exponentials.read_data, scale.result)),
-            reciprocal.eq(
-                Mux(softmax_stage, _table(m, RCP9, mantissa), _table(m, RCP8, norm_mantissa))
-            ),
+            dividend.eq(exponential),
+            reciprocal.eq(factor),
             products.eq(dividend * reciprocal),
         ]
 
-        measured = Signal(max(len(self.norm), len(exponential_sum)))
-        m.d.comb += measured.eq(Mux(stage == _Stage.MAXIMUM, self.norm, exponential_sum))
+        if self._scores:
+            m.d.comb += measured.eq(Mux(stage == _Stage.MAXIMUM, self.norm, exponential_sum))
         m.d.sync += [top.eq(leading_one(measured)), mantissa.eq(bits_below(measured, top, 4))]
-        with m.If(at(self._NORM)):
-            m.d.sync += [norm_top.eq(top), norm_mantissa.eq(mantissa)]
-        m.d.comb += self.norm_shift.eq(Mux(self.is_output, 0, (norm_top + 1) >> 1))
+        if self._scores:
+            with m.If(at(_NORM)):
+                m.d.sync += [norm_top.eq(top), norm_mantissa.eq(mantissa)]
+            m.d.comb += self.norm_shift.eq(Mux(self.is_output, 0, (norm_top + 1) >> 1))
 
         # -- first walk: u is monotonic in the score, so the largest score has the largest u --------
         largest = Signal(signed(SCORE_BITS), reset_less=True)
@@ -299,7 +343,7 @@ class Softmax(wiring.Component):
         better_scaled = delay_line(m, better, ScaleUnit.LATENCY, "better")[-1]
         maximum = Signal.like(scale.result, reset_less=True)
         m.d.comb += [
-            better.eq(shown & (at(self._READ + 1) | (scores.read_data > largest))),
+            better.eq(shown & (at(times.read + 1) | (scores.read_data > largest))),
             self.report_valid.eq(shown),
             self.report_score.eq(scores.read_data),
         ]
@@ -335,20 +379,23 @@ class Softmax(wiring.Component):
             self.error.eq(
                 Cat(probability[:ERROR_FRAC], truncate(probability[ERROR_FRAC:] - hit, 2))
             ),
-            weight.eq(truncate(scores.read_data, len(weight))),
-            product.eq(self.error * weight),
         ]
         m.d.comb += [
             scores.write_en.eq(self.score_valid),
             scores.write_data.eq(self.score),
         ]
+        if not self._scores:
+            return m
+
+        # -- projection -------------------------------------------------------------------------
+        m.d.sync += [weight.eq(truncate(scores.read_data, len(weight))), product.eq(self.error * weight)]
         with m.If(self.go):
             m.d.sync += projected.eq(0)
         with m.Elif(scored[3]):
             m.d.sync += projected.eq(projected + product)
         with m.If(self.go):
             m.d.sync += self.quotient.eq(0)
-        with m.Elif(at(3 * K + self._QUOTIENT) & ~self.is_output):
+        with m.Elif(at(end) & ~self.is_output):
             m.d.sync += self.quotient.eq(scale.result)
         return m
 
@@ -363,5 +410,7 @@ def _table(m: Module, entries: tuple[int, ...], index: Value) -> Signal:
     return value
 
 
-assert SIGNAL_TAIL + Softmax.QUOTIENT_LATENCY == Softmax._QUOTIENT + 2
-assert ARGMAX_TAIL == Softmax._READ + 1
+assert SIGNAL_TAIL + Softmax.QUOTIENT_LATENCY == _ALL_LAYERS.quotient + 2
+assert ARGMAX_TAIL == _ALL_LAYERS.read + 1
+assert PLAIN_SIGNAL_TAIL == _OUTPUT_ONLY.divide + _Timetable.ERROR
+assert PLAIN_ARGMAX_TAIL == _OUTPUT_ONLY.read + 1

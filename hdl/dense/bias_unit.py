@@ -18,6 +18,9 @@ __all__ = ["BiasUnit"]
 class BiasUnit(wiring.Component):
     """Biases (s16) in neuron order, one a cycle; LFSR number R*C rounds their updates.
 
+    In a machine that does not learn nothing but the host writes them: `delta_...`, `bias_shift` and
+    `advance` are not there.
+
     Members
     -------
     start, delta_start, b_base : In
@@ -57,18 +60,21 @@ class BiasUnit(wiring.Component):
 
     def __init__(self, machine: Machine):
         self.machine = machine
+        learning = {
+            "delta_start": In(1),
+            "delta_valid": In(1),
+            "delta": In(signed(machine.delta_bits)),
+            "delta_write": In(1),
+            "bias_shift": In(FIELDS["bias_shift"].width),
+            "advance": In(1),
+        }
         super().__init__(
             {
                 "start": In(1),
                 "b_base": In(machine.bias_addr_bits),
                 "pop": In(1),
                 "bias_data": Out(signed(WEIGHT_BITS)),
-                "delta_start": In(1),
-                "delta_valid": In(1),
-                "delta": In(signed(machine.delta_bits)),
-                "delta_write": In(1),
-                "bias_shift": In(FIELDS["bias_shift"].width),
-                "advance": In(1),
+                **(learning if machine.learning.learns else {}),
                 "host_valid": In(1),
                 "host_addr": In(machine.bias_addr_bits),
                 "host_write": In(1),
@@ -81,21 +87,30 @@ class BiasUnit(wiring.Component):
         machine = self.machine
         m = Module()
         m.submodules.biases = biases = DualPortMemory(signed(WEIGHT_BITS), machine.bias_depth)
-        m.submodules.lfsr = lfsr = Lfsr(int(SEQUENCE[offset(machine, machine.pes)]))
-
         present = Signal(machine.bias_addr_bits)
         following = Signal.like(present)
-        update = Signal()
+        begin, taken = self.start, self.pop
+        if machine.learning.learns:
+            update = Signal()
+            m.d.comb += update.eq(self.delta_valid & self.delta_write)
+            begin, taken = begin | self.delta_start, taken | update
         m.d.comb += [
-            update.eq(self.delta_valid & self.delta_write),
-            following.eq(present + (self.pop | update)),
+            following.eq(present + taken),
             biases.read_addr.eq(Mux(self.host_valid, self.host_addr, following)),
             self.bias_data.eq(biases.read_data),
             self.host_q.eq(biases.read_data),
-            lfsr.step.eq(self.delta_valid | self.advance),
         ]
-        m.d.sync += present.eq(Mux(self.start | self.delta_start, self.b_base, following))
+        m.d.sync += present.eq(Mux(begin, self.b_base, following))
+        if not machine.learning.learns:
+            m.d.comb += [
+                biases.write_en.eq(self.host_write),
+                biases.write_addr.eq(self.host_addr),
+                biases.write_data.eq(self.host_data),
+            ]
+            return m
 
+        m.submodules.lfsr = lfsr = Lfsr(int(SEQUENCE[offset(machine, machine.pes)]))
+        m.d.comb += lfsr.step.eq(self.delta_valid | self.advance)
         # The stream reads ahead of what it writes, and never the same word twice: no collisions.
         word = Signal(signed(WEIGHT_BITS + machine.fraction_bits), reset_less=True)
         term = Signal(signed(machine.bias_sum_bits), reset_less=True)

@@ -2,19 +2,26 @@
 
 from __future__ import annotations
 
-from amaranth.hdl import Module, Mux, Signal
+from collections.abc import Callable
+from typing import Any
+
+from amaranth.hdl import Module, Mux, Signal, Value
 from amaranth.lib import stream, wiring
 from amaranth.lib.wiring import In, Out, connect, flipped
 
 from hdl.bus import COUNTER_REGISTERS, Bus, BusSignature
 from hdl.counters import Counters
 from hdl.dense.activation_memory import ActivationMemory
+from hdl.dense.argmax import Argmax
 from hdl.dense.array import Array
+from hdl.dense.back_signal import BackSignal
 from hdl.dense.bias_unit import BiasUnit
+from hdl.dense.feedback_signal import FeedbackSignal
+from hdl.dense.label_signal import LabelSignal
 from hdl.dense.learning_signal import LearningSignal
 from hdl.dense.loader import InputLoader
 from hdl.dense.post_process import PostProcess
-from hdl.dense.sequencer import Sequencer
+from hdl.dense.sequencer import Sequencer, descriptor_layout
 from hdl.dense.writeback import Writeback
 from hdl.maintenance import Maintenance
 from hdl.op import Op
@@ -22,15 +29,33 @@ from hdl.results import ResultFifo
 from hdl.streams import RESULT_LAYOUT, SAMPLE_LAYOUT
 from spec.basis import Basis
 from spec.errors import SpecError
-from spec.machine import Machine
+from spec.machine import ACT_BITS, Machine
 from spec.memory_map import address_bits
 from spec.timing import Phase
 
 __all__ = ["Core"]
 
+_ACT_MAX = (1 << (ACT_BITS - 1)) - 1
+
+_SIGNAL_UNITS: dict[str, Callable[[Machine, int, Basis], wiring.Component]] = {
+    "own": LearningSignal,
+    "label": LabelSignal,
+    "output": FeedbackSignal,
+    "back": lambda machine, classes, _: BackSignal(machine, classes),
+    "none": lambda _, classes, __: Argmax(classes),
+}
+"""By what a rule's hidden layers learn from (`spec.rules.Rule.error`)."""
+
+
+def _feed(unit: wiring.Component, **sources: Value) -> list[Any]:
+    """Assigns `sources` to the ports of their names, those that the unit has: rules need different ones."""
+    return [getattr(unit, name).eq(sources[name]) for name in unit.signature.members if name in sources]
+
 
 class Core(wiring.Component):
-    """A machine for networks with `classes` classes and one basis; any layers that its memories hold.
+    """A machine for networks with `classes` classes and any layers that its memories hold.
+
+    It holds one basis, if its rule reads one.
 
     Members
     -------
@@ -39,7 +64,8 @@ class Core(wiring.Component):
     samples : In, stream of SAMPLE_LAYOUT
         A sample's pixels, one a beat, then a beat with its label and `last = 1`.
     results : Out, stream of RESULT_LAYOUT
-        For each layer whose `signal` phase runs its class scores (if CTRL.scores), then the summary.
+        For each layer that forms class scores, if its `signal` phase runs, these (if CTRL.scores), then
+        the summary.
     phase, layer : Out
         What the sequencer is doing: a `spec.timing.Phase` in 3 bits, and for which layer.
 
@@ -58,7 +84,7 @@ class Core(wiring.Component):
         self.machine, self.classes, self.basis = machine, classes, basis
         # Made here and not in elaborate(), so that a machine that does not do is refused at once.
         self._results = ResultFifo(machine, classes)
-        self._signal = LearningSignal(machine, classes, basis)
+        self._signal: Any = _SIGNAL_UNITS[machine.learning.error](machine, classes, basis)
         super().__init__(
             {
                 "bus": In(BusSignature(address_bits(machine))),
@@ -71,7 +97,7 @@ class Core(wiring.Component):
 
     def elaborate(self, platform) -> Module:
         m = Module()
-        machine = self.machine
+        machine, rule = self.machine, self.machine.learning
         m.submodules.bus = bus = Bus(machine)
         m.submodules.loader = loader = InputLoader(machine, self.classes)
         m.submodules.sequencer = sequencer = Sequencer(machine)
@@ -91,6 +117,8 @@ class Core(wiring.Component):
         m.d.comb += [self.phase.eq(sequencer.phase), self.layer.eq(sequencer.layer)]
 
         layer = sequencer.descriptor
+        # But for `train`, which counts only with a label.
+        parameters = {name: getattr(layer, name) for name in descriptor_layout(machine).members if name != "train"}
         waiting, finishing = Signal(), Signal()
         m.d.comb += [
             waiting.eq(sequencer.phase == Phase.WAIT),
@@ -185,23 +213,22 @@ class Core(wiring.Component):
             activations.write_addr.eq(writeback.addr),
             activations.write_data.eq(post.out_a),
             signal.start.eq(sequencer.layer_start),
-            signal.is_output.eq(layer.is_output),
-            signal.n_out.eq(layer.n_out),
-            signal.col_tiles.eq(layer.col_tiles),
-            signal.score_shift.eq(layer.score_shift),
-            signal.rate_shift.eq(layer.rate_shift),
-            signal.in_valid.eq(writeback.real),
-            signal.in_a.eq(post.out_a),
-            signal.in_neg.eq(post.out_neg),
-            signal.in_score.eq(post.out_score),
+            *_feed(signal, **parameters),
+            *_feed(
+                signal,
+                in_valid=writeback.real,
+                in_a=post.out_a,
+                in_neg=post.out_neg,
+                in_saturated=(post.out_a == _ACT_MAX) | (post.out_a == ~_ACT_MAX),
+                in_score=post.out_score,
+            ),
         ]
 
         # The learning signal: to the result FIFO, the array and the biases.
         m.d.comb += [
             signal.go.eq(sequencer.signal_start),
-            signal.label.eq(sequencer.label),
-            signal.train.eq(sequencer.signal_train),
-            results.layers.eq(bus.layers),
+            *_feed(signal, label=sequencer.label, train=sequencer.signal_train),
+            results.layers.eq(bus.layers if rule.scores else 1),
             results.scores.eq(bus.scores),
             results.begin.eq(sequencer.begin),
             results.score_valid.eq(signal.report_valid),
@@ -209,15 +236,21 @@ class Core(wiring.Component):
             results.summary.eq(finishing),
             results.prediction.eq(signal.prediction),
             results.label.eq(sequencer.label),
-            signal.delta_go.eq(sequencer.update_start),
-            signal.delta_pop.eq(array.delta_pop),
-            array.delta.eq(signal.delta_fifo_data),
-            bias.delta_start.eq(sequencer.update_start),
-            bias.delta_valid.eq(signal.delta_made),
-            bias.delta.eq(signal.delta_value),
-            bias.delta_write.eq(signal.delta_real),
-            bias.bias_shift.eq(layer.bias_shift),
-            bias.advance.eq(maintenance.bias_advance),
+            *(
+                [
+                    signal.delta_go.eq(sequencer.update_start),
+                    signal.delta_pop.eq(array.delta_pop),
+                    array.delta.eq(signal.delta_fifo_data),
+                    bias.delta_start.eq(sequencer.update_start),
+                    bias.delta_valid.eq(signal.delta_made),
+                    bias.delta.eq(signal.delta_value),
+                    bias.delta_write.eq(signal.delta_real),
+                    bias.bias_shift.eq(layer.bias_shift),
+                    bias.advance.eq(maintenance.bias_advance),
+                ]
+                if rule.learns
+                else []
+            ),
             bias.host_valid.eq(bus.bias_valid),
             bias.host_addr.eq(bus.bias_addr),
             bias.host_write.eq(bus.bias_write),
@@ -225,11 +258,26 @@ class Core(wiring.Component):
             bus.bias_q.eq(bias.host_q),
         ]
 
+        # The way back: signals into the array's columns, sums out of its rows.
+        if rule.transposes:
+            m.d.comb += [
+                array.step_back.eq(sequencer.step_back),
+                *(array.back_delta[c].eq(signal.back_delta[c]) for c in range(machine.cols)),
+                signal.half.eq(sequencer.layer[0]),
+                signal.back_start.eq(sequencer.back_start),
+                signal.step_valid.eq(sequencer.step_valid & sequencer.step_back),
+                signal.step_tile.eq(sequencer.step_tile),
+                signal.step_last.eq(sequencer.step_last),
+                signal.back_valid.eq(array.back_valid),
+                signal.back_data.eq(array.back_data),
+            ]
+
+        forward = array.step_op == Op.FORWARD
         m.d.comb += [
             counters.phase.eq(sequencer.phase),
-            counters.forward_step.eq(array.step_valid & (array.step_op == Op.FORWARD)),
+            counters.forward_step.eq(array.step_valid & (forward & ~array.step_back if rule.transposes else forward)),
             counters.update_step.eq(array.step_valid & (array.step_op == Op.UPDATE)),
-            counters.bias_step.eq(signal.delta_made | maintenance.bias_advance),
+            counters.bias_step.eq(signal.delta_made | maintenance.bias_advance if rule.learns else 0),
             counters.sample_done.eq(finishing),
             counters.clear.eq(bus.clear_counters),
             *(getattr(bus, name).eq(getattr(counters, name)) for name in COUNTER_REGISTERS),

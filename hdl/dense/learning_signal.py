@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from amaranth.hdl import Module, Mux, Signal, signed
+from amaranth.hdl import Module, Signal, signed
 from amaranth.lib import wiring
 from amaranth.lib.wiring import In, Out
 
 from hdl.arith import delay_line
-from hdl.dense.delta import DeltaQueue
+from hdl.dense.delta import DeltaQueue, left_shift, signal_order
 from hdl.signal_path import SignalPath
 from hdl.softmax import SHIFT_BITS
 from spec.basis import Basis
@@ -148,33 +148,8 @@ class LearningSignal(wiring.Component):
         ]
 
         # -- update: T * C signals ----------------------------------------------------------------
-        making = Signal()
-        column = Signal(range(machine.cols))
-        tile = Signal.like(self.col_tiles)
-        following = Signal.like(tile)
-        last_column = column == machine.cols - 1
-        last = last_column & (following == self.col_tiles)
-        m.d.comb += [
-            issue.eq((self.delta_go | making) & queue.room),
-            following.eq(tile + 1),
-        ]
-        m.d.sync += making.eq((self.delta_go | making) & ~(issue & last))
-        with m.If(issue):
-            m.d.sync += column.eq(Mux(last_column, 0, column + 1))
-            with m.If(last_column):
-                m.d.sync += tile.eq(Mux(last, 0, following))
-
-        # rate_shift + k is what the shifted signal lacks to F; it cannot shift right, nor too far.
-        most = machine.delta_bits - ACT_BITS
-        rate = Signal(signed(FIELDS["rate_shift"].width + 1), reset_less=True)
-        left = Signal(signed(len(rate) + 1))
-        left_shift = Signal.like(queue.left_shift, reset_less=True)
-        m.d.comb += left.eq(machine.fraction_bits - rate)
-        m.d.sync += [
-            rate.eq(self.rate_shift + softmax.norm_shift),
-            left_shift.eq(Mux(left < 0, 0, Mux(left > most, most, left))),
-        ]
-
+        signal_order(m, machine, issue, self.delta_go, queue.room, self.col_tiles)
+        shift = left_shift(m, machine, self.rate_shift + softmax.norm_shift)
         real = index < self.n_out
         m.d.comb += [
             queue.reserve.eq(issue),
@@ -184,7 +159,7 @@ class LearningSignal(wiring.Component):
                 delay_line(m, neg, SignalPath.LATENCY - SignalPath.KEPT_LATENCY, "neg")[-1]
             ),
             queue.real.eq(delay_line(m, real, SignalPath.LATENCY, "real")[-1]),
-            queue.left_shift.eq(left_shift),
+            queue.left_shift.eq(shift),
             self.delta_made.eq(queue.made),
             self.delta_value.eq(queue.value),
             self.delta_real.eq(queue.made_real),

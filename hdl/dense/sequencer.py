@@ -6,7 +6,9 @@ found by counting. Only the learning-signal unit says itself when it is done.
 
 from __future__ import annotations
 
-from amaranth.hdl import Module, Signal, signed, unsigned
+from contextlib import nullcontext
+
+from amaranth.hdl import Const, Module, Mux, Signal, Value, signed, unsigned
 from amaranth.lib import data, wiring
 from amaranth.lib.wiring import In, Out
 
@@ -17,7 +19,7 @@ from hdl.streams import LABEL_BITS
 from spec.machine import Machine
 from spec.network import NO_LABEL
 from spec.program import DESCRIPTOR_STRIDE, FIELDS
-from spec.timing import DELTA_LATENCY, FORWARD_TAIL, SETUP_CYCLES, UPDATE_TAIL, Phase
+from spec.timing import DELTA_LATENCY, FORWARD_TAIL, SETUP_CYCLES, UPDATE_TAIL, Phase, delta_latency
 
 __all__ = ["Sequencer", "descriptor_layout"]
 
@@ -26,9 +28,17 @@ _PHASE_BITS = 3
 
 def descriptor_layout(machine: Machine) -> data.StructLayout:
     """A layer's descriptor as the hardware keeps it: the fields of `spec.program`, each only as wide
-    as this machine needs. `n_in` is not kept: `row_tiles` and `row_mask` say it."""
+    as this machine needs, and only those that its rule needs. `n_in` is but for the way back: elsewhere
+    `row_tiles` and `row_mask` say it."""
+    rule = machine.learning
+    kept = {
+        "n_in": rule.transposes,
+        "trains_below": rule.waits,
+        **dict.fromkeys(("score_shift", "rate_shift", "bias_shift", "train"), rule.learns),
+    }
     row_tile_bits, col_tile_bits = tile_count_bits(machine)
     widths = {
+        "n_in": machine.max_fan_in.bit_length(),
         "n_out": machine.max_neurons.bit_length(),
         "row_tiles": row_tile_bits,
         "col_tiles": col_tile_bits,
@@ -42,16 +52,18 @@ def descriptor_layout(machine: Machine) -> data.StructLayout:
         {
             name: (signed if field.signed else unsigned)(min(field.width, widths.get(name, 32)))
             for name, field in FIELDS.items()
-            if name != "n_in"
+            if kept.get(name, True)
         }
     )
 
 
 class Sequencer(wiring.Component):
-    """Phases and their lengths: docs/architecture.md, section 2, and `spec.timing`.
+    """Phases and their lengths: docs/architecture.md, section 2, docs/rules.md, section 2, and `spec.timing`.
 
     A sample begins in `wait`, or straight from `finish`, when `enable`, `sample_valid` and `room` are
-    set and `hold` is not. It trains if it has a label; a layer takes part if its `train` is set.
+    set and `hold` is not. It trains if it has a label; a layer takes part if its `train` is set. Where the
+    rule `waits`, layers are updated on the way down from the output layer, which goes on as long as a
+    layer's `trains_below` is set; such a layer has to train itself.
 
     Members
     -------
@@ -75,7 +87,9 @@ class Sequencer(wiring.Component):
         Pulse in the first cycle of `signal`, and whether it is to prepare an update; `signal_done`
         comes in the phase's last cycle.
     update_start : Out, pulse
-        First cycle of `update`; the first step follows DELTA_LATENCY cycles later.
+        First cycle of `update`; the first step follows `delta_latency` cycles later.
+    back_start : Out, pulse; step_back, step_tile : Out; with rule ``bp``
+        The way back through this layer begins in the next cycle; its steps, and their column tiles.
     label : Out
         The sample's label.
     begin : Out, pulse
@@ -84,6 +98,8 @@ class Sequencer(wiring.Component):
 
     def __init__(self, machine: Machine):
         self._machine = machine
+        _, col_tile_bits = tile_count_bits(machine)
+        transposing = {"back_start": Out(1), "step_back": Out(1), "step_tile": Out(col_tile_bits)}
         super().__init__(
             {
                 "program_write": In(1),
@@ -115,19 +131,21 @@ class Sequencer(wiring.Component):
                 "update_start": Out(1),
                 "label": Out(LABEL_BITS),
                 "begin": Out(1),
+                **(transposing if machine.learning.transposes else {}),
             }
         )
 
     def elaborate(self, platform) -> Module:
         m = Module()
         machine, descriptor = self._machine, self.descriptor
+        rule = machine.learning
         layer = self.layer
         phase = Signal(Phase)
         m.d.comb += self.phase.eq(phase)
 
         # Outside `setup` the first word of the next layer is read all the time, so that `setup`
         # finds it there. `next_layer` is 0 in `wait` and `finish`, `layer` in `setup`, `layer + 1`
-        # behind it.
+        # behind it, and `layer - 1` on the way down.
         m.submodules.program = program = DualPortMemory(32, machine.max_layers * DESCRIPTOR_STRIDE)
         next_layer = Signal(range(machine.max_layers + 1))
         word = Signal(range(SETUP_CYCLES))
@@ -151,19 +169,35 @@ class Sequencer(wiring.Component):
             self.step_last.eq(walk.step_last),
             self.read_addr.eq(walk.read_addr),
         ]
+        if rule.transposes:
+            m.d.comb += [
+                self.step_back.eq(walk.step_back),
+                self.step_tile.eq(walk.step_tile),
+                self.back_start.eq(walk.start & walk.back),
+            ]
 
         # A phase that walks ends when the pipeline behind the last step is empty.
         skew = machine.rows + machine.cols
         forward_drain = skew + FORWARD_TAIL
+        latency = delta_latency(machine.rule) if rule.learns else 0
         update_drain = skew + UPDATE_TAIL - DELTA_LATENCY
         draining = Signal()
-        left = Signal(range(max(forward_drain, update_drain, DELTA_LATENCY)))
+        left = Signal(range(max(forward_drain, update_drain, latency)))
         expired = left == 0
         buffer = Signal()
         learns = Signal()
         layer_done = Signal()
         fresh = Signal()  # the first cycle of a phase
-        m.d.comb += learns.eq(descriptor.train & (self.label != NO_LABEL))
+        down = Signal()
+        trains: Value = descriptor.train if rule.learns else Const(0)
+        trains_below: Value = Const(0)
+        if rule.waits:
+            # On the way down they are asked for while the descriptor's last word is read.
+            now = {name: program.read_data[FIELDS[name].lsb] for name in ("train", "trains_below")}
+            trains = Mux(in_setup, now["train"], trains)
+            trains_below = Mux(in_setup, now["trains_below"], descriptor.trains_below)
+        labelled = self.label != NO_LABEL
+        m.d.comb += learns.eq(trains & labelled)
         m.d.comb += self.signal_train.eq(learns)
         m.d.sync += fresh.eq(0)
         with m.If(~expired):
@@ -174,7 +208,15 @@ class Sequencer(wiring.Component):
 
         def enter_update() -> None:
             enter(Phase.UPDATE)
-            m.d.sync += left.eq(DELTA_LATENCY - 1)
+            m.d.sync += left.eq(latency - 1)
+
+        def update_or_finish() -> None:
+            """What follows the signal, or what there is of it."""
+            if rule.learns:
+                with m.If(learns):
+                    enter_update()
+            with m.Else() if rule.learns else nullcontext():
+                m.d.comb += layer_done.eq(1)
 
         def drain(cycles: int) -> None:
             with m.If(walk.finishing):
@@ -195,45 +237,72 @@ class Sequencer(wiring.Component):
                     enter(Phase.WAIT)
             with m.Case(Phase.SETUP):
                 with m.If(word == SETUP_CYCLES - 1):
-                    m.d.comb += walk.start.eq(1)
-                    m.d.sync += [word.eq(0), next_layer.eq(next_layer + 1)]
-                    enter(Phase.FORWARD)
+                    m.d.sync += word.eq(0)
+                    with m.If(~down) if rule.waits else nullcontext():
+                        m.d.comb += walk.start.eq(1)
+                        m.d.sync += next_layer.eq(next_layer + 1)
+                        enter(Phase.FORWARD)
+                    if rule.waits:
+                        with m.Else():
+                            m.d.sync += next_layer.eq(next_layer - 1)
+                            if rule.transposes:
+                                with m.If(trains_below):
+                                    m.d.comb += [walk.start.eq(1), walk.back.eq(1)]
+                                    enter(Phase.SIGNAL)
+                            with m.Else() if rule.transposes else nullcontext():
+                                update_or_finish()
                 with m.Else():
                     m.d.sync += word.eq(word + 1)
             with m.Case(Phase.FORWARD):
                 m.d.comb += [self.step_op.eq(Op.FORWARD), self.layer_start.eq(fresh)]
                 drain(forward_drain)
                 with m.If(drained):
-                    with m.If(learns | descriptor.is_output):
+                    with m.If(learns | descriptor.is_output if rule.scores else descriptor.is_output):
                         enter(Phase.SIGNAL)
+                    if rule.error == "label":
+                        with m.Elif(learns):
+                            enter_update()
                     with m.Else():
                         m.d.comb += layer_done.eq(1)
             with m.Case(Phase.SIGNAL):
-                m.d.comb += self.signal_start.eq(fresh)
-                with m.If(self.signal_done):
-                    with m.If(learns):
-                        enter_update()
-                    with m.Else():
+                over: Value = self.signal_done
+                m.d.comb += self.signal_start.eq(fresh & ~down if rule.transposes else fresh)
+                if rule.waits:
+                    with m.If(fresh & ~down & learns):
+                        m.d.sync += [down.eq(1), next_layer.eq(layer - 1)]
+                if rule.transposes:
+                    # Without what is on its way: it is there before the layer before needs it.
+                    back = learns & trains_below
+                    with m.If(self.signal_done & back):
+                        m.d.comb += [walk.start.eq(1), walk.back.eq(1)]
+                    over = Mux(back, walk.finishing, self.signal_done)
+                with m.If(over):
+                    update_or_finish()
+            if rule.learns:
+                with m.Case(Phase.UPDATE):
+                    leading = Signal()
+                    m.d.comb += [self.step_op.eq(Op.UPDATE), self.update_start.eq(fresh)]
+                    with m.If(fresh):
+                        m.d.sync += leading.eq(1)
+                    with m.If((leading | fresh) & expired):
+                        m.d.comb += walk.start.eq(1)
+                        m.d.sync += leading.eq(0)
+                    drain(update_drain)
+                    with m.If(drained):
                         m.d.comb += layer_done.eq(1)
-            with m.Case(Phase.UPDATE):
-                leading = Signal()
-                m.d.comb += [self.step_op.eq(Op.UPDATE), self.update_start.eq(fresh)]
-                with m.If(fresh):
-                    m.d.sync += leading.eq(1)
-                with m.If((leading | fresh) & expired):
-                    m.d.comb += walk.start.eq(1)
-                    m.d.sync += leading.eq(0)
-                drain(update_drain)
-                with m.If(drained):
-                    m.d.comb += layer_done.eq(1)
 
+        # A layer that waits for its update needs its input once more.
+        released = drained & ((phase == Phase.UPDATE) | ~learns) if rule.waits else layer_done
         m.d.comb += [
             self.label_release.eq(self.begin),
-            self.buffer_release.eq(layer_done & (layer == 0)),
+            self.buffer_release.eq(released & (layer == 0)),
         ]
         with m.If(layer_done):
-            with m.If(next_layer == self.layers):
+            last = next_layer == self.layers
+            with m.If(Mux(down, ~trains_below, last) if rule.waits else last):
                 m.d.sync += [layer.eq(0), next_layer.eq(0)]
+                if rule.waits:
+                    m.d.sync += down.eq(0)
                 enter(Phase.FINISH)
             with m.Else():
                 m.d.sync += layer.eq(next_layer)

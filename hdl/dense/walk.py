@@ -1,8 +1,8 @@
-"""The walk over a layer's tiles: one step of the array a cycle, row tiles fastest."""
+"""The walk over a layer's tiles: one step of the array a cycle, row tiles fastest or, on the way back, column tiles."""
 
 from __future__ import annotations
 
-from amaranth.hdl import Module, Mux, Signal
+from amaranth.hdl import Module, Mux, Signal, Value
 from amaranth.lib import wiring
 from amaranth.lib.wiring import In, Out
 
@@ -34,10 +34,19 @@ class TileWalk(wiring.Component):
         A step: its weight address, whether it is a column tile's first or last, its activations'.
     finishing : Out
         The walk's last step is being issued.
+
+    With rule ``bp`` also
+
+    back : In
+        Taken at `start`: column tiles are walked fastest, `col_tiles` steps a row tile, whose first and
+        last ones are marked; row tiles begin max(col_tiles, R) cycles apart. `read_addr` means nothing.
+    step_back, step_tile : Out
+        A step of such a walk, constant during a walk; the number of its column tile.
     """
 
     def __init__(self, machine: Machine):
-        self._cols = machine.cols
+        self._rows, self._cols = machine.rows, machine.cols
+        self._transposes = machine.learning.transposes
         row_bits, col_bits = tile_count_bits(machine)
         super().__init__(
             {
@@ -52,16 +61,23 @@ class TileWalk(wiring.Component):
                 "step_last": Out(1),
                 "read_addr": Out(machine.activation_addr_bits),
                 "finishing": Out(1),
+                **({"back": In(1), "step_back": Out(1), "step_tile": Out(col_bits)} if self._transposes else {}),
             }
         )
 
     def elaborate(self, platform) -> Module:
         m = Module()
-        slot = Signal(range(max(1 << len(self.row_tiles), self._cols)))
-        tile = Signal.like(self.col_tiles)
+        # `inner` steps a tile, `outer` tiles: column tiles of row tiles, or the other way round.
+        inner, outer, least = self.row_tiles, self.col_tiles, self._cols
+        if self._transposes:
+            inner = Mux(self.back, self.col_tiles, self.row_tiles)
+            outer = Mux(self.back, self.row_tiles, self.col_tiles)
+            least = Mux(self.back, self._rows, self._cols)
+        slot = Signal(range(max(1 << len(inner), self._rows * self._transposes, self._cols)))
+        tile = Signal(len(outer))
         last_step, last_slot, last_tile = Signal.like(slot), Signal.like(slot), Signal.like(tile)
         walking, issuing = Signal(), Signal()
-        rows_first = self.row_tiles > self._cols
+        steps_last = inner > least
 
         m.d.comb += [
             self.step_valid.eq(issuing),
@@ -69,11 +85,17 @@ class TileWalk(wiring.Component):
             self.step_last.eq(slot == last_step),
             self.finishing.eq(issuing & self.step_last & (tile == last_tile)),
         ]
+        # A row tile's steps are as many words apart as there are row tiles, and one from the last row tile's.
+        stride: Value | int = 1
+        row_addr, next_row = Signal.like(self.step_addr), Signal.like(self.step_addr)
+        if self._transposes:
+            stride = Mux(self.step_back, self.row_tiles, 1)
+            m.d.comb += [next_row.eq(row_addr + 1), self.step_tile.eq(slot)]
         with m.If(walking):
             m.d.sync += slot.eq(slot + 1)
             with m.If(issuing):
                 m.d.sync += [
-                    self.step_addr.eq(self.step_addr + 1),
+                    self.step_addr.eq(self.step_addr + stride),
                     self.read_addr.eq(self.read_addr + 1),
                 ]
                 with m.If(self.step_last):
@@ -86,13 +108,16 @@ class TileWalk(wiring.Component):
                     tile.eq(tile + 1),
                     self.read_addr.eq(self.x_base),
                 ]
+                if self._transposes:
+                    with m.If(self.step_back):
+                        m.d.sync += [self.step_addr.eq(next_row), row_addr.eq(next_row)]
             with m.If(self.finishing):
                 m.d.sync += [walking.eq(0), issuing.eq(0)]
         with m.If(self.start):
             m.d.sync += [
-                last_step.eq(self.row_tiles - 1),
-                last_slot.eq(Mux(rows_first, self.row_tiles - 1, self._cols - 1)),
-                last_tile.eq(self.col_tiles - 1),
+                last_step.eq(inner - 1),
+                last_slot.eq(Mux(steps_last, inner - 1, least - 1)),
+                last_tile.eq(outer - 1),
                 slot.eq(0),
                 tile.eq(0),
                 walking.eq(1),
@@ -100,4 +125,6 @@ class TileWalk(wiring.Component):
                 self.step_addr.eq(self.w_base),
                 self.read_addr.eq(self.x_base),
             ]
+            if self._transposes:
+                m.d.sync += [self.step_back.eq(self.back), row_addr.eq(self.w_base)]
         return m

@@ -31,6 +31,9 @@ class Script:
         self.pops = {}  # cycle -> column
         self.hosts = {}  # cycle -> (row, col, data), from then on
         self.results = []  # (cycle, value)
+        self.backs = set()  # cycles of BACK steps
+        self.back_deltas = {}  # (cycle, column) -> signal visible in that cycle
+        self.back_results = []  # (cycle, value)
         self.w = {}
         self.updates = 0
         self.t = 2
@@ -58,6 +61,8 @@ class Script:
         for cycle in range(self.t + self.m.rows + 2):
             for r in range(self.m.rows):
                 self.acts.setdefault((cycle, r), self.code(-128, 127))
+            for c in range(self.m.cols):
+                self.back_deltas.setdefault((cycle, c), self.code(-2048, 2047))
 
     def tiles(self, op, base, row_tiles, col_tiles):
         m = self.m
@@ -87,6 +92,28 @@ class Script:
                     self.results.append((self.t - 1 + m.rows + c + Array.LATENCY, totals[c]))
         self.drain()
 
+    def back(self, base, row_tiles, col_tiles, drain=True):
+        """The way back, column tiles fastest; without `drain` other steps may follow at once."""
+        m = self.m
+        delta = [[self.code(-2047, 2047) for _ in range(m.cols)] for _ in range(col_tiles)]
+        start = self.t
+        for it in range(row_tiles):
+            self.t = start + it * max(col_tiles, m.rows)
+            totals = [0] * m.rows
+            for jt in range(col_tiles):
+                addr = base + jt * row_tiles + it
+                self.steps[self.t] = (Op.FORWARD, addr, jt == 0, jt == col_tiles - 1)
+                self.backs.add(self.t)
+                for c in range(m.cols):
+                    self.back_deltas[self.t + c + 1, c] = delta[jt][c]
+                    for r in range(m.rows):
+                        totals[r] += delta[jt][c] * self.w[r, c, addr]
+                self.t += 1
+            for r in range(m.rows):
+                self.back_results.append((self.t - 1 + r + m.cols + Array.LATENCY, totals[r]))
+        if drain:
+            self.drain()
+
     def update(self, r, c, addr, product):
         m = self.m
         state = SEQUENCE[(offset(m, r * m.cols + c) + self.updates) % 65535]
@@ -95,11 +122,12 @@ class Script:
         self.w[r, c, addr] = max(-(1 << 15), min((1 << 15) - 1, word))
 
     def run(self):
-        """Plays the script; checks delta_pop in every cycle; returns (cycle, result_data) pairs."""
+        """Plays the script; checks delta_pop and sums of the way back in every cycle; (cycle, result_data) pairs."""
         self.drain()
         self.noise()
         dut = Array(self.m, check=True)
-        found, deltas = [], list(self.deltas)
+        found, deltas, rule = [], list(self.deltas), self.m.learning
+        back_results = []
 
         async def bench(ctx):
             for t in range(self.t):
@@ -116,12 +144,20 @@ class Script:
                     ctx.set(dut.host_row, row)
                     ctx.set(dut.host_col, col)
                     ctx.set(dut.host_data, word)
-                assert ctx.get(dut.delta_pop) == (t in self.pops), t
-                ctx.set(dut.delta, deltas.pop(0) if t in self.pops else -5)
+                if rule.learns:
+                    assert ctx.get(dut.delta_pop) == (t in self.pops), t
+                    ctx.set(dut.delta, deltas.pop(0) if t in self.pops else -5)
+                if rule.transposes:
+                    # Without a step, or in one of another kind, it means nothing.
+                    ctx.set(dut.step_back, t in self.backs or op != Op.FORWARD and self.rng.randrange(2))
+                    for c in range(self.m.cols):
+                        ctx.set(dut.back_delta[c], self.back_deltas[t, c])
+                    if ctx.get(dut.back_valid):
+                        back_results.append((t, ctx.get(dut.back_data)))
                 if ctx.get(dut.result_valid):
                     host = max((h for h in self.steps if h < t), key=lambda h: h)
                     is_host = self.steps[host][0] == Op.HOST_READ
-                    shift = self.m.fraction_bits if is_host else 0
+                    shift = self.m.random_bits if is_host else 0
                     found.append((t, ctx.get(dut.result_data) >> shift))
                 await ctx.tick()
 
@@ -129,6 +165,7 @@ class Script:
         simulator.add_clock(1e-6)
         simulator.add_testbench(bench)
         simulator.run()
+        assert back_results == self.back_results
         return found
 
 
@@ -148,6 +185,49 @@ def test_forward_update_and_host(rows, cols, delta_bits, fraction_bits):
     script.tiles(Op.UPDATE, 0, 4, 3)
     script.tiles(Op.FORWARD, 0, 4, 3)
     script.tiles(Op.UPDATE, 5, 1, 3)  # tiles shorter than the interval
+    script.tiles(Op.FORWARD, 5, 1, 3)
+    for site in sites:
+        script.host_read(*site)
+    assert script.run() == script.results
+
+
+@pytest.mark.parametrize(
+    "rows, cols, delta_bits, fraction_bits",
+    [*((r, c, 18, 12) for r, c in SHAPES), (1, 5, 16, 10), (5, 1, 16, 10), (8, 4, 16, 10)],
+)
+def test_the_way_back(rows, cols, delta_bits, fraction_bits):
+    """Mixed with all other steps, directly in front of an update and behind a forward pass; tiles short and long."""
+    m = machine(rows, cols, delta_bits=delta_bits, fraction_bits=fraction_bits, rule="bp")
+    script = Script(m, seed=rows * 10 + cols)
+    sites = [(r, c, a) for r in range(rows) for c in range(cols) for a in range(12)]
+    for site in sites:
+        script.host_write(*site, script.code(-(1 << 15), (1 << 15) - 1))
+    script.back(0, 4, 3, drain=False)
+    script.tiles(Op.UPDATE, 0, 4, 3)
+    script.tiles(Op.FORWARD, 0, 4, 3)
+    script.back(0, 1, 12)
+    script.back(3, 3, 1)
+    script.back(0, 2, 5, drain=False)
+    script.tiles(Op.FORWARD, 2, 2, 2)
+    script.tiles(Op.UPDATE, 5, 1, 3)
+    script.back(5, 1, 3, drain=False)
+    script.tiles(Op.FORWARD, 5, 1, 3)
+    for site in sites:
+        script.host_read(*site)
+    assert script.run() == script.results
+
+
+@pytest.mark.parametrize("rows, cols", SHAPES)
+def test_inference(rows, cols):
+    """Weights in, a forward pass, weights out; UPDATE is no operation."""
+    script = Script(machine(rows, cols, rule="inference"), seed=rows * 10 + cols)
+    sites = [(r, c, a) for r in range(rows) for c in range(cols) for a in range(12)]
+    for site in sites:
+        script.host_write(*site, script.code(-(1 << 15), (1 << 15) - 1))
+    script.tiles(Op.FORWARD, 0, 4, 3)
+    for address in range(12):
+        script.steps[script.t] = (Op.UPDATE, address, 1, 1)
+        script.t += 1
     script.tiles(Op.FORWARD, 5, 1, 3)
     for site in sites:
         script.host_read(*site)

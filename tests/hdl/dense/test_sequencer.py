@@ -1,27 +1,38 @@
 """hdl.dense.walk and hdl.dense.sequencer: every step in its cycle, every phase exactly as long as it must be."""
 
 import random
+from dataclasses import replace
 
 import pytest
 from amaranth.sim import Simulator
 
-from hdl.dense.sequencer import Sequencer
+from hdl.dense.sequencer import Sequencer, descriptor_layout
 from hdl.dense.walk import TileWalk
 from hdl.op import Op
 from spec.machine import Machine
 from spec.network import NO_LABEL
-from spec.program import DESCRIPTOR_STRIDE, DESCRIPTOR_WORDS, FIELDS, LayerDescriptor, encode
-from spec.timing import DELTA_LATENCY, FINISH_CYCLES, FORWARD_TAIL, SETUP_CYCLES, UPDATE_TAIL, Phase, tile_interval
+from spec.program import DESCRIPTOR_STRIDE, DESCRIPTOR_WORDS, LayerDescriptor, encode
+from spec.rules import RULES
+from spec.timing import (
+    BACK_TAIL,
+    FINISH_CYCLES,
+    FORWARD_TAIL,
+    SETUP_CYCLES,
+    Phase,
+    delta_latency,
+    tile_interval,
+    update_tail,
+)
 
 SIGNAL_CYCLES = 5
 """What the stand-in for the learning-signal unit takes."""
 
 
-def machine(rows, cols):
+def machine(rows, cols, rule="lls"):
     return Machine(
         name="test", rows=rows, cols=cols, weight_depth=64, activation_depth=64, max_neurons=24,
         max_fan_in=24, bias_depth=64, max_layers=3, delta_bits=18, fraction_bits=12,
-        result_fifo_depth=16,
+        result_fifo_depth=16, rule=rule,
     )  # fmt: skip
 
 
@@ -67,6 +78,46 @@ def test_walk(cols, row_tiles, col_tiles):
     simulate(dut, bench)
 
 
+@pytest.mark.parametrize("rows, cols", [(1, 1), (3, 2), (8, 4)])
+@pytest.mark.parametrize("row_tiles, col_tiles", [(1, 1), (1, 5), (4, 1), (3, 2), (2, 9)])
+def test_walk_back(rows, cols, row_tiles, col_tiles):
+    """Column tiles fastest; between two walks forward, of which it leaves nothing behind, nor in them."""
+    dut = TileWalk(replace(machine(rows, cols, "bp"), max_fan_in=80, max_neurons=80))
+    interval = max(col_tiles, rows)
+    back = {
+        it * interval + jt: (50 + jt * row_tiles + it, jt == 0, jt == col_tiles - 1, jt)
+        for it in range(row_tiles) for jt in range(col_tiles)
+    }  # fmt: skip
+    interval = tile_interval(row_tiles, cols)
+    forward = {
+        jt * interval + it: (50 + jt * row_tiles + it, it == 0, it == row_tiles - 1, 9 + it)
+        for jt in range(col_tiles) for it in range(row_tiles)
+    }  # fmt: skip
+
+    async def bench(ctx):
+        for name, value in (("row_tiles", row_tiles), ("col_tiles", col_tiles),
+                            ("x_base", 9), ("w_base", 50)):  # fmt: skip
+            ctx.set(getattr(dut, name), value)
+        for steps in (forward, back, back, forward):
+            ctx.set(dut.start, 1)
+            ctx.set(dut.back, steps is back)
+            await ctx.tick()
+            ctx.set(dut.start, 0)
+            ctx.set(dut.back, steps is forward)  # counts at the start only
+            for cycle in range(max(steps) + 1):
+                step = steps.get(cycle)
+                assert ctx.get(dut.step_valid) == (step is not None), cycle
+                if step:
+                    which = dut.step_tile if steps is back else dut.read_addr
+                    got = (dut.step_addr, dut.step_first, dut.step_last, which)
+                    assert tuple(ctx.get(signal) for signal in got) == (step[0] % 64, *step[1:]), cycle
+                    assert ctx.get(dut.step_back) == (steps is back)
+                assert ctx.get(dut.finishing) == (cycle == max(steps))
+                await ctx.tick()
+
+    simulate(dut, bench)
+
+
 def descriptor(rng, m, number, layers, **changes):
     n_in, n_out = rng.randint(1, 24), rng.randint(1, 24)
     values = {
@@ -75,30 +126,80 @@ def descriptor(rng, m, number, layers, **changes):
         "b_base": rng.randrange(64), "row_mask": rng.randrange(1 << m.rows),
         "act_shift": rng.randint(9, 24), "score_shift": rng.randrange(32),
         "rate_shift": rng.randint(-32, 31), "bias_shift": rng.randrange(8),
-        "is_output": int(number == layers - 1), "train": 1,
+        "is_output": int(number == layers - 1), "train": 1, "trains_below": 0,
     }  # fmt: skip
     return LayerDescriptor(**{**values, **changes})
 
 
-def lengths(m, layer, learns):
-    """Phases of a layer and their lengths, from the contract; `signal` by the stand-in."""
-    interval = tile_interval(layer.row_tiles, m.cols)
-    issue = (layer.col_tiles - 1) * interval + layer.row_tiles
-    phases = [
-        (Phase.SETUP, SETUP_CYCLES),
-        (Phase.FORWARD, issue + m.rows + m.cols + FORWARD_TAIL),
+def random_program(rng, m):
+    """Layers of which each may be frozen or, where they wait, the last ones train."""
+    count = rng.choice((1, 2, 3, 3))
+    if not m.learning.waits:
+        return [descriptor(rng, m, n, count, train=int(rng.randrange(4) > 0)) for n in range(count)]
+    first = rng.choice((0, 0, rng.randint(0, count)))  # the first that trains
+    return [
+        descriptor(rng, m, n, count, train=int(n >= first), trains_below=int(n > first)) for n in range(count)
     ]
-    if learns or layer.is_output:
-        phases.append((Phase.SIGNAL, SIGNAL_CYCLES))
-    if learns:
-        phases.append((Phase.UPDATE, issue + m.rows + m.cols + UPDATE_TAIL))
-    return phases
+
+
+def plan(m, layers, label):
+    """A sample's phases from the contract, as (layer, phase, cycles, ends the need for the pixels); `signal` by the
+    stand-in, and how many of its cycles go before the way back."""
+    rule, visits = m.learning, []
+    trains = [bool(rule.learns and layer.train and label != NO_LABEL) for layer in layers]
+
+    def visit(number, *phases):
+        layer = layers[number]
+        interval = tile_interval(layer.row_tiles, m.cols)
+        issue = (layer.col_tiles - 1) * interval + layer.row_tiles + m.rows + m.cols
+        back = (layer.row_tiles - 1) * max(layer.col_tiles, m.rows) + layer.col_tiles + BACK_TAIL
+        back *= rule.transposes and trains[number] and layer.trains_below
+        lengths = {
+            Phase.SETUP: SETUP_CYCLES,
+            Phase.FORWARD: issue + FORWARD_TAIL,
+            Phase.SIGNAL: SIGNAL_CYCLES * (rule.scores or layer.is_output) + back,
+            Phase.UPDATE: issue + update_tail(m.rule) if rule.learns else 0,
+        }
+        ends = Phase.UPDATE if trains[number] else Phase.FORWARD
+        for phase in phases:
+            if lengths[phase]:
+                last = phase is (ends if rule.waits else phases[-1])
+                visits.append((number, phase, lengths[phase], number == 0 and last))
+
+    for number, layer in enumerate(layers):
+        phases = [Phase.SETUP, Phase.FORWARD]
+        if layer.is_output or (rule.scores and trains[number]):
+            phases.append(Phase.SIGNAL)
+        if trains[number] and (layer.is_output or not rule.waits):
+            phases.append(Phase.UPDATE)
+        visit(number, *phases)
+    if rule.waits and trains[-1]:
+        number = len(layers) - 1
+        while layers[number].trains_below:
+            number -= 1
+            visit(number, Phase.SETUP, Phase.SIGNAL, Phase.UPDATE)
+    return visits
+
+
+def steps_back(m, layer):
+    """Cycle within the phase -> step, on the way back."""
+    interval = max(layer.col_tiles, m.rows)
+    return {
+        SIGNAL_CYCLES * layer.is_output + it * interval + jt: (
+            (layer.w_base + jt * layer.row_tiles + it) % m.weight_depth,
+            jt,
+            jt == 0,
+            jt == layer.col_tiles - 1,
+        )
+        for it in range(layer.row_tiles)
+        for jt in range(layer.col_tiles)
+    }
 
 
 def steps(m, layer, phase, x_offset):
     """Cycle within the phase -> step."""
     interval = tile_interval(layer.row_tiles, m.cols)
-    lead = DELTA_LATENCY if phase is Phase.UPDATE else 0
+    lead = delta_latency(m.rule) if phase is Phase.UPDATE else 0
     return {
         lead + jt * interval + it: (
             (layer.w_base + jt * layer.row_tiles + it) % m.weight_depth,
@@ -112,10 +213,12 @@ def steps(m, layer, phase, x_offset):
 
 
 @pytest.mark.parametrize("rows,cols", [(1, 1), (2, 2), (3, 5), (8, 4)])
-def test_phases(rows, cols):
+@pytest.mark.parametrize("rule", RULES)
+def test_phases(rule, rows, cols):
     """Random programs, labels, buffers and trained layers; each cycle's outputs are checked."""
-    m = machine(rows, cols)
+    m = machine(rows, cols, rule)
     rng = random.Random(f"{rows} {cols}")
+    waits, transposes = m.learning.waits, m.learning.transposes
     dut = Sequencer(m)
     input_words = 11
 
@@ -129,12 +232,17 @@ def test_phases(rows, cols):
         ctx.set(dut.program_write, 0)
         ctx.set(dut.layers, len(layers))
 
-    async def run_phase(ctx, number, layer, phase, length, buffer, learns, label, last):
-        walking = phase in (Phase.FORWARD, Phase.UPDATE)
-        walk = steps(m, layer, phase, input_words * buffer * (number == 0)) if walking else {}
+    async def run_phase(ctx, number, layer, phase, length, buffer, label, release, coming):
+        learns = bool(m.learning.learns and layer.train and label != NO_LABEL)
+        signals = phase is Phase.SIGNAL and (layer.is_output or not waits)
+        walk = {}
+        if phase in (Phase.FORWARD, Phase.UPDATE):
+            walk = steps(m, layer, phase, input_words * buffer * (number == 0))
+        elif phase is Phase.SIGNAL and transposes and learns and layer.trains_below:
+            walk = steps_back(m, layer)
         for cycle in range(length):
             final = cycle == length - 1
-            ctx.set(dut.signal_done, phase is Phase.SIGNAL and final)
+            ctx.set(dut.signal_done, signals and cycle == SIGNAL_CYCLES - 1)
             where = (number, phase, cycle)
             assert ctx.get(dut.phase) == phase, where
             assert ctx.get(dut.layer) == number, where
@@ -142,20 +250,28 @@ def test_phases(rows, cols):
             step = walk.get(cycle)
             assert ctx.get(dut.step_valid) == (step is not None), where
             if step:
-                got = (dut.step_addr, dut.read_addr, dut.step_first, dut.step_last)
+                which = dut.step_tile if phase is Phase.SIGNAL else dut.read_addr
+                got = (dut.step_addr, which, dut.step_first, dut.step_last)
                 assert tuple(ctx.get(signal) for signal in got) == step, where
                 assert ctx.get(dut.step_op) == (Op.UPDATE if phase is Phase.UPDATE else Op.FORWARD)
+                if transposes:
+                    assert ctx.get(dut.step_back) == (phase is Phase.SIGNAL)
+            if transposes:
+                # In the cycle before the first step, which may be the last of `setup`.
+                from_setup = phase is Phase.SETUP and final and coming is Phase.SIGNAL
+                assert ctx.get(dut.back_start) == (from_setup or (cycle + 1 in walk and phase is Phase.SIGNAL
+                                                                  and cycle == SIGNAL_CYCLES - 1 and signals)), where
             first = cycle == 0
             assert ctx.get(dut.layer_start) == (first and phase is Phase.FORWARD), where
-            assert ctx.get(dut.signal_start) == (first and phase is Phase.SIGNAL), where
+            assert ctx.get(dut.signal_start) == (first and signals), where
             assert ctx.get(dut.update_start) == (first and phase is Phase.UPDATE), where
-            assert ctx.get(dut.buffer_release) == (final and last and number == 0), where
+            assert ctx.get(dut.buffer_release) == (final and release), where
             assert not ctx.get(dut.begin)
-            if phase is Phase.SIGNAL:
+            if signals:
                 assert ctx.get(dut.signal_train) == learns
             if phase is not Phase.SETUP:
-                for name in FIELDS:
-                    if name not in ("n_in", "x_base"):
+                for name in descriptor_layout(m).members:
+                    if name != "x_base":
                         assert ctx.get(getattr(dut.descriptor, name)) == getattr(layer, name), name
             await ctx.tick()
         ctx.set(dut.signal_done, 0)
@@ -165,8 +281,7 @@ def test_phases(rows, cols):
         in_wait = True
         for _ in range(12):
             if in_wait:
-                layers = [descriptor(rng, m, n, count, train=int(rng.randrange(4) > 0))
-                          for count in (rng.randint(1, 3),) for n in range(count)]  # fmt: skip
+                layers = random_program(rng, m)
                 await load(ctx, layers)
             label, buffer = rng.choice([0, 1, 254, NO_LABEL]), rng.randrange(2)
             if in_wait:
@@ -187,12 +302,11 @@ def test_phases(rows, cols):
             await ctx.tick()
             ctx.set(dut.sample_label, rng.randrange(256))
             ctx.set(dut.sample_buffer, 1 - buffer)
-            for number, layer in enumerate(layers):
-                learns = bool(layer.train) and label != NO_LABEL
-                plan = lengths(m, layer, learns)
-                for phase, length in plan:
-                    last = phase == plan[-1][0]
-                    await run_phase(ctx, number, layer, phase, length, buffer, learns, label, last)
+            upcoming = plan(m, layers, label)
+            while upcoming:
+                number, phase, length, release = upcoming.pop(0)
+                coming = upcoming[0][1] if upcoming else None
+                await run_phase(ctx, number, layers[number], phase, length, buffer, label, release, coming)
             for cycle in range(FINISH_CYCLES):
                 assert ctx.get(dut.phase) == Phase.FINISH, cycle
                 assert ctx.get(dut.layer) == 0
