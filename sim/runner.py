@@ -199,8 +199,8 @@ def run_bench(
     default_seed: int = 1,
     **parameters: Any,
 ) -> None:
-    """Run the cocotb module ``sim.benches.<bench>`` (only the test ``case`` of it, when given) on
-    the design.
+    """Run the cocotb module ``sim.benches.<bench>`` (only the test ``case`` of it, or several joined
+    by ``+``, when given) on the design.
 
     ``parameters`` reach the bench through :mod:`sim.benches.context`; they must be picklable.
 
@@ -265,7 +265,7 @@ def _run_once(folder: Path, work: Path, bench: str, case: str | None, chosen: in
                 build_dir=folder,
                 test_dir=work,
                 results_xml=str(results),
-                test_filter=rf"\.{case}$" if case else None,
+                test_filter=rf"\.({case.replace('+', '|')})$" if case else None,
                 seed=chosen,
                 extra_env={
                     BENCH_FILE: str(work / "bench.pickle"),

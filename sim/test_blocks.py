@@ -12,6 +12,8 @@ NARROW = replace(load_machine("ice40up5k"), name="narrow", rows=4, cols=2, weigh
 """4x2 with the 16-bit multipliers' widths."""
 ODD = replace(TINY, name="odd", rows=3, cols=5, weight_depth=48, max_fan_in=32, max_neurons=32)
 """Neither rows nor columns are powers of two."""
+BACK = replace(ODD, name="back", rule="bp", weight_depth=64)
+"""The way back, through more columns than rows."""
 SINGLE = replace(TINY, name="single", rows=1, cols=1)
 """No skew, and addresses of no bits for row and column."""
 
@@ -26,7 +28,7 @@ def test_pe(machine):
     run_bench(Design("pe", machine), "bench_pe")
 
 
-@pytest.mark.parametrize("machine", [TINY, NARROW, ODD, SINGLE], ids=machine_name)
+@pytest.mark.parametrize("machine", [TINY, NARROW, ODD, SINGLE, BACK], ids=machine_name)
 def test_array(machine):
     run_bench(Design("array", machine), "bench_array")
 

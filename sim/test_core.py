@@ -1,13 +1,14 @@
-"""The whole core against the bit-exact model, trained on real digits, with every weight compared
-after every sample."""
+"""The whole core against the bit-exact model, under each learning rule, with every weight compared after every
+sample."""
 
 from dataclasses import replace
+from typing import Any
 
 import pytest
 
 from sim.benches.streams import PATTERNS
 from sim.runner import Design, run_bench
-from spec.machine import load_machine
+from spec.machine import Machine, load_machine
 from spec.network import FullyConnected, Network, Recipe, load_network
 
 TINY = load_machine("tiny")
@@ -31,10 +32,22 @@ ODD = replace(TINY, name="odd", rows=3, cols=5, weight_depth=48, activation_dept
 SINGLE = replace(TINY, name="single", rows=1, cols=1, weight_depth=128, activation_depth=64)
 """An array without any skew."""
 
+SMALL = replace(
+    TINY, weight_depth=128, activation_depth=64, max_neurons=16, max_fan_in=16, bias_depth=32, result_fifo_depth=32
+)
+"""Room for the networks of the rules' tests."""
+MACHINES = {
+    "drtp": (replace(SMALL, name="drtp", rule="drtp"), "walsh"),
+    "dfa": (replace(SMALL, name="dfa", rule="dfa", rows=4, delta_bits=16, fraction_bits=10), "sine"),
+    "bp": (replace(SMALL, name="bp", rule="bp", cols=4), "square"),
+    "inference": (replace(SMALL, name="inference", rule="inference", rows=1, cols=1, weight_depth=512), "square"),
+}
+"""A small machine for each rule but ``lls``, and its basis: 2x2, 4x2 with narrow operands, 2x4, 1x1."""
+
 BASES = ("square", "walsh", "sine")
 
 
-def network(*sizes: int, basis: str = "square", **recipe: int) -> Network:
+def network(*sizes: int, basis: str = "square", **recipe: Any) -> Network:
     """Fully connected from ``sizes[0]`` inputs to ``sizes[-1]`` classes."""
     return Network(
         name="-".join(map(str, sizes)),
@@ -46,10 +59,10 @@ def network(*sizes: int, basis: str = "square", **recipe: int) -> Network:
     )
 
 
-def run(case: str, machine, net: Network, **parameters) -> None:
-    """Run one case of the core's bench."""
-    design = Design("core", machine, net.classes, net.basis)
-    run_bench(design, "bench_core", case=case, network=net, **parameters)
+def run(case: str, machine: Machine, *networks: Network, **parameters) -> None:
+    """Run one case of the core's bench on networks of equal classes and basis."""
+    design = Design("core", machine, networks[0].classes, networks[0].basis)
+    run_bench(design, "bench_core", case=case, networks=networks, **parameters)
 
 
 @pytest.mark.parametrize("stalls", PATTERNS)
@@ -59,9 +72,9 @@ def test_tiny_trains(basis, stalls):
     run("trains", TINY, net, samples=40, stalls=stalls)
 
 
-@pytest.mark.parametrize("sizes", [(4, 3), (8, 8, 3), (1, 2, 3), (5, 4, 3, 3), (7, 1, 2, 3)], ids=str)
-def test_tiny_shapes(sizes):
-    run("trains", TINY, network(*sizes), samples=16, weight_scale=6000)
+def test_tiny_shapes():
+    sizes = (8, 8, 3), (4, 3), (1, 2, 3), (5, 4, 3, 3), (7, 1, 2, 3)
+    run("trains", TINY, *(network(*widths) for widths in sizes), samples=16, weight_scale=6000)
 
 
 def test_tiny_recipe():
@@ -91,10 +104,10 @@ def test_tiny_resumes(steps):
     run("resumes", TINY, load_network("tiny"), samples=4, update_steps=steps[0], bias_steps=steps[1])
 
 
-@pytest.mark.parametrize("sizes", [(6, 10, 4), (7, 6, 11, 4), (3, 5, 4)], ids=str)
-def test_odd_array(sizes):
+def test_odd_array():
     machine = replace(ODD, max_neurons=16, bias_depth=32)
-    run("trains", machine, network(*sizes, basis="sine"), samples=12, stalls="random")
+    sizes = (7, 6, 11, 4), (6, 10, 4), (3, 5, 4)
+    run("trains", machine, *(network(*widths, basis="sine") for widths in sizes), samples=12, stalls="random")
 
 
 def test_single_pe():
@@ -117,3 +130,40 @@ def test_digits_trains(machine, sizes, basis, stalls):
 
 def test_digits_pipelined():
     run("pipelined", EIGHT, network(64, 24, 17, 10), samples=60, stalls="bursts")
+
+
+def networks(basis: str) -> tuple[Network, ...]:
+    """Three classes behind 1 to 4 layers, of sizes that arrays of 2 and 4 divide or not; rates from end to end."""
+    sizes = (9, 11, 6, 7, 3), (16, 8, 4, 3), (4, 3), (1, 2, 3), (7, 1, 2, 3)
+    fast, slow = {"output_rate_shift": -2, "hidden_rate_shift": -2}, {"output_rate_shift": 12, "hidden_rate_shift": 12}
+    return (
+        *(network(*widths, basis=basis) for widths in sizes),
+        network(7, 5, 6, 3, basis=basis, **fast),
+        network(5, 9, 3, basis=basis, **slow),
+    )
+
+
+@pytest.mark.parametrize("rule", MACHINES)
+def test_rule_trains(rule):
+    machine, basis = MACHINES[rule]
+    run("trains", machine, *networks(basis), samples=12, stalls="random", weight_scale=14000)
+
+
+@pytest.mark.parametrize("rule", ["drtp", "dfa", "bp"])
+def test_rule_frozen(rule):
+    machine, basis = MACHINES[rule]
+    run("trains", machine, *networks(basis)[:3], samples=6, train_hidden=False, weight_scale=6000)
+
+
+@pytest.mark.parametrize("stalls", ["bursts", "slow"])
+@pytest.mark.parametrize("rule", MACHINES)
+def test_rule_pipelined(rule, stalls):
+    machine, basis = MACHINES[rule]
+    run("pipelined", machine, networks(basis)[0], samples=40, stalls=stalls, weight_scale=4000)
+
+
+@pytest.mark.parametrize("rule", MACHINES)
+def test_rule_protocol(rule):
+    machine, basis = MACHINES[rule]
+    cases = "phases+identity" + "+resumes" * machine.learning.learns
+    run(cases, machine, networks(basis)[0], samples=4, weight_scale=4000, update_steps=1000, bias_steps=40000)

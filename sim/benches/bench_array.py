@@ -1,5 +1,5 @@
-"""The array against the golden model's matrix products and updates, and the cycles of
-docs/architecture.md."""
+"""The array against the golden model's matrix products and updates, and the cycles of docs/architecture.md; with the
+way back of ``bp``, those of docs/rules.md."""
 
 import cocotb
 import numpy as np
@@ -13,6 +13,8 @@ from spec.machine import Machine
 from spec.timing import tile_interval
 
 FORWARD, UPDATE, HOST_READ, HOST_WRITE = range(4)
+SIGNAL_MAX = 2047
+"""Of a signal on its way back, 12 bits."""
 HOST_HOLD = 6
 """Cycles beyond R + C from a host step until its lanes may change."""
 
@@ -25,6 +27,9 @@ class Bench:
         self.machine: Machine = context.design().machine
         noise = ["step_addr", "delta", *(f"act__{row}" for row in range(self.machine.rows))]
         pulses = ["delta_pop", "result_valid"]
+        if self.machine.learning.transposes:
+            noise += [f"back_delta__{col}" for col in range(self.machine.cols)]
+            pulses.append("back_valid")
         self.timeline = Timeline(cycles, context.rng("noise"), noise, pulses)
         self.rng = context.rng("host")
         self.t = cycles.now + 2
@@ -124,6 +129,37 @@ class Bench:
                         timeline.expect(cycle, "result_data", int(sums[j]), {"neuron": j, "x": x.tolist()})
             self.t += tile_interval(row_tiles, cols)
 
+    def back(self, weight: np.ndarray, base: int, signals: np.ndarray) -> None:
+        """The BACK steps of ``signals @ weight``, a row tile's one behind the other. Padding columns carry 0."""
+        rows, cols = self.machine.rows, self.machine.cols
+        n_out, n_in = weight.shape
+        row_tiles, col_tiles = -(-n_in // rows), -(-n_out // cols)
+        padded = np.zeros(col_tiles * cols, dtype=np.int64)
+        padded[:n_out] = signals
+        sums = signals @ weight.astype(np.int64)
+        timeline = self.timeline
+        for it in range(row_tiles):
+            for jt in range(col_tiles):
+                t = self.t + jt
+                timeline.drive(
+                    t,
+                    step_valid=1,
+                    step_op=FORWARD,
+                    step_back=1,
+                    step_addr=base + jt * row_tiles + it,
+                    step_first=jt == 0,
+                    step_last=jt == col_tiles - 1,
+                )
+                for col in range(cols):
+                    timeline.drive(t + col + 1, **{f"back_delta__{col}": int(padded[jt * cols + col])})
+            for row in range(rows):
+                i = it * rows + row
+                cycle = self.t + col_tiles - 1 + row + cols + Array.LATENCY
+                timeline.expect(cycle, "back_valid", 1, i)
+                if i < n_in:
+                    timeline.expect(cycle, "back_data", int(sums[i]), {"input": i, "signals": signals.tolist()})
+            self.t += max(col_tiles, rows)
+
 
 @cocotb.test()
 async def layers(dut):
@@ -150,17 +186,25 @@ async def layers(dut):
     for weight, base in zip(weights, bases, strict=True):
         await bench.read(weight, base)
 
-    largest = 127 << (machine.delta_bits - 8)
     for turn in range(3):
         for number, base in enumerate(bases):
             weight = weights[number]
             n_out, n_in = weight.shape
             x = rng.integers(-128, 128, n_in)
-            deltas = rng.integers(-largest, largest + 1, n_out) >> int(rng.integers(0, 10))
+            deltas = rng.integers(-machine.max_delta, machine.max_delta + 1, n_out) >> int(rng.integers(0, 10))
             if turn == 0:
-                x[:], deltas[0] = -128, -largest
+                x[:], deltas[0] = -128, -machine.max_delta
             bench.walk(FORWARD, weight, base, x, deltas)
-            bench.gap()
+            if machine.learning.transposes:
+                # Steps of both directions follow each other without a gap, and an update follows at once.
+                signals = rng.integers(-SIGNAL_MAX, SIGNAL_MAX + 1, n_out)
+                if turn == 0:
+                    signals[:] = -SIGNAL_MAX
+                bench.back(weight, base, signals)
+                bench.walk(FORWARD, weight, base, x, deltas)
+                bench.back(weight, base, signals >> int(rng.integers(0, 11)))
+            else:
+                bench.gap()
             bench.walk(UPDATE, weight, base, x, deltas)
             bench.gap()
             random = weight_random(machine, n_in, n_out, bench.update_steps)

@@ -1,6 +1,7 @@
 """Networks and machines for the tests of the whole windowed core: corner shapes, and random ones that fit."""
 
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 
@@ -35,7 +36,7 @@ def network(
     *layers: Convolution | FullyConnected | int,
     classes: int = 3,
     basis: str = "square",
-    **recipe: int,
+    **recipe: Any,
 ) -> Network:
     """Convolutions, then fully connected layers by their sizes; the classifier of ``classes`` is added."""
     made = [FullyConnected(layer) if isinstance(layer, int) else layer for layer in layers]

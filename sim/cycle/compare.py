@@ -1,4 +1,4 @@
-"""LLS, BP and DFA on one machine and network: a table, and what it says, the bad news with the good.
+"""Learning rules side by side on one machine and network: a table, and what it says, the bad news with the good.
 
 The learning signal alone and the whole step stand side by side, because a rule that saves 99 % of a small part saves
 little. Energies are taken from several technologies, and a verdict counts only when all of them agree; tables that
@@ -8,70 +8,38 @@ share their memories' prices are named, since memory is most of the energy.
 import csv
 import io
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import TYPE_CHECKING
 
-from sim.cycle.model import LABELS, RULES, of_batch, training_step
+from sim.cycle.dense_report import DENSE_NOTES, area_notes, details, tax_table
+from sim.cycle.model import COMPARED, of_batch, training_step
 from sim.cycle.report import step_metrics
-from sim.cycle.text import number, sizes, times
+from sim.cycle.rows import Row, mean
+from sim.cycle.step import Step
+from sim.cycle.tax import learning_tax
+from sim.cycle.text import NAMES, number, sizes, times
 from sim.cycle.windowed_report import NOTES, claims, layer_table
+from spec.errors import SpecError
 from spec.machine import Machine
 from spec.network import Network
+from spec.rules import RULES
 from spec.technology import ACTIONS, Technology, load_technology
 from spec.yaml_loader import preset_names
 
-__all__ = ["Comparison", "Row", "compare", "known_technologies"]
+if TYPE_CHECKING:
+    from sim.area import Area
 
-NAMES = {"lls": "LLS", "bp": "BP", "dfa": "DFA"}
-PHASE_TITLES = {
-    "forward": "forward",
-    "learning_signal": "learning signal",
-    "weight_gradient": "weight gradient",
-}
-DENSE_NOTES = (
-    "- Multiplications are those that the arithmetic needs; cycles and energy include padding.",
-    "- BP is taken at its best: no `Wᵀδ` for the first layer, its drain hidden behind the update, deltas "
-    "made beforehand, sign bits for nothing. Its extra lanes and accumulators are not priced in area.",
-    "- DFA's feedback matrix is taken to be of the same kind as the network's basis.",
-    "- Memory is what a step keeps, with the padding of its placement.",
-)
-
-
-@dataclass(frozen=True)
-class Row:
-    """A line of the table: ``values`` by rule, in ``unit``; ``more_is_better`` for accuracy.
-
-    ``ranked``: whether it says who is better. Utilization does not: with equal work it is the cycles once more.
-    """
-
-    quantity: str
-    unit: str
-    values: Mapping[str, float]
-    more_is_better: bool = False
-    ranked: bool = True
-
-    def ratio(self, rule: str) -> float | None:
-        """How many times LLS's value ``rule`` has; None when LLS has nothing."""
-        return self.values[rule] / self.values["lls"] if self.values["lls"] else None
-
-    def best(self) -> tuple[str, ...]:
-        """The rules with the best value."""
-        pick = max if self.more_is_better else min
-        best = pick(self.values.values())
-        return tuple(rule for rule, value in self.values.items() if value == best)
-
-    def beats_lls(self, rule: str) -> bool:
-        """Whether ``rule`` is strictly better than LLS, where the line says so."""
-        if not self.ranked:
-            return False
-        ours, theirs = self.values["lls"], self.values[rule]
-        return theirs > ours if self.more_is_better else theirs < ours
+__all__ = ["Comparison", "compare", "compared_rules", "known_technologies", "steps_of"]
 
 
 @dataclass(frozen=True)
 class Comparison:
     """``metrics`` by rule (see ``sim.cycle.report``); ``rows``: the table; ``energies``: by technology, then rule, the
     whole step's and the learning signal's picojoule; ``same_memories``: groups of technologies that price memory
-    accesses alike; ``accuracy``: percent by rule where it was measured. A step has ``batch`` samples."""
+    accesses alike; ``accuracy``: percent of every seed by rule, where it was measured, ``training`` says how; ``areas``
+    by rule, where synthesised; ``left_out``: rules that the machine cannot be built for, each with the reason. A step
+    has ``batch`` samples."""
 
     machine: Machine
     network: Network
@@ -79,106 +47,175 @@ class Comparison:
     rows: tuple[Row, ...]
     energies: dict[str, dict[str, tuple[float, float]]]
     same_memories: tuple[tuple[str, ...], ...]
-    accuracy: dict[str, float]
+    accuracy: dict[str, tuple[float, ...]] = field(default_factory=dict)
+    training: str = ""
+    areas: dict[str, "Area"] = field(default_factory=dict)
+    left_out: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def rules(self) -> tuple[str, ...]:
+        """Those compared."""
+        return tuple(self.metrics)
+
+    @property
+    def others(self) -> tuple[str, ...]:
+        """Rules that learn and are held against LLS; none where LLS is not there."""
+        return tuple(rule for rule in self.metrics if RULES[rule].learns and rule != "lls" and "lls" in self.metrics)
 
     @property
     def batch(self) -> int:
         """Samples of the step."""
-        return self.metrics["lls"]["batch"]
+        return next(iter(self.metrics.values()))["batch"]
 
     @property
-    def verdict_survives(self) -> dict[str, bool]:
-        """For the whole step and for the signal: do all technologies agree who needs less, LLS or BP?"""
-        found = {}
-        for index, part in enumerate(("whole_step", "learning_signal")):
-            wins = {rule["lls"][index] < rule["bp"][index] for rule in self.energies.values()}
-            found[part] = len(wins) == 1
-        return found
+    def title(self) -> str:
+        """The rules in a sentence."""
+        *most, last = (NAMES[rule] for rule in self.rules)
+        return f"{', '.join(most)} and {last}" if most else last
+
+    @property
+    def label(self) -> str:
+        """What the figures are, in a sentence without its full stop."""
+        labels = {rule: metric["label"] for rule, metric in self.metrics.items()}
+        if len(set(labels.values())) == 1:
+            return f"{self.title}: {next(iter(labels.values()))}"
+        return "; ".join(f"{NAMES[rule]}: {label}" for rule, label in labels.items())
+
+    @cached_property
+    def details(self) -> dict[str, tuple[Row, ...]]:
+        """The whole step part by part, by heading; the table's rows have most of that for convolutions."""
+        return {} if self.network.windowed else details(self.metrics, self.areas)
+
+    @cached_property
+    def tax(self) -> dict[str, dict[str, float]]:
+        """Percent over ``inference``, by rule and quantity."""
+        return learning_tax(self.metrics, self.areas)
+
+    @property
+    def verdict_survives(self) -> dict[str, dict[str, bool]]:
+        """By rule, for the whole step and for the signal: do all technologies agree who needs less, LLS or that?"""
+        return {
+            rule: {
+                part: len({found["lls"][index] < found[rule][index] for found in self.energies.values()}) == 1
+                for index, part in enumerate(("whole_step", "learning_signal"))
+            }
+            for rule in self.others
+        }
 
     def where_better(self, rule: str) -> list[Row]:
-        """The lines in which a rule beats LLS."""
+        """The table's lines in which a rule beats LLS."""
         return [row for row in self.rows if row.beats_lls(rule)]
 
     def to_csv(self) -> str:
-        """The table as CSV: quantity, unit, a column a rule, and each rule's multiple of LLS."""
+        """Table and parts as CSV: quantity, unit, a column a rule, and each rule's multiple of LLS."""
         text = io.StringIO()
         writer = csv.writer(text, lineterminator="\n")
-        writer.writerow(["quantity", "unit", *RULES, "bp_over_lls", "dfa_over_lls"])
-        for row in self.rows:
-            ratios = [row.ratio(rule) for rule in ("bp", "dfa")]
+        writer.writerow(["quantity", "unit", *self.rules, *(f"{rule}_over_lls" for rule in self.others)])
+        rows = {row.quantity: row for rows in (self.rows, *self.details.values()) for row in rows}
+        for row in rows.values():
+            values = [f"{row.values[rule]:.10g}" if rule in row.values else "" for rule in self.rules]
+            ratios = [row.ratio(rule) for rule in self.others]
             writer.writerow(
-                [row.quantity, row.unit]
-                + [f"{row.values[rule]:.10g}" for rule in RULES]
-                + ["" if ratio is None else f"{ratio:.4f}" for ratio in ratios]
+                [row.quantity, row.unit, *values, *("" if ratio is None else f"{ratio:.4f}" for ratio in ratios)]
             )
         return text.getvalue()
 
     def to_text(self) -> str:
-        """The table for a terminal."""
-        lines = [["", *NAMES.values(), "BP/LLS", "DFA/LLS"]]
-        lines += [_cells(row) for row in self.rows]
-        widths = [max(len(line[i]) for line in lines) for i in range(6)]
+        """The table for a terminal, without the multiples where they would not fit it."""
+        others = self.others if len(self.rules) <= len(COMPARED) else ()
+        lines = [["", *(NAMES[rule] for rule in self.rules), *(f"{NAMES[rule]}/LLS" for rule in others)]]
+        lines += [self._cells(row, others) for row in self.rows]
+        widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
         return "\n".join(
             line[0].ljust(widths[0]) + "".join("  " + c.rjust(w) for c, w in zip(line[1:], widths[1:], strict=True))
             for line in lines
         )
 
     def to_markdown(self) -> str:
-        """The report: table, who wins where, the technologies, what the figures are."""
+        """The report: table, who wins where, learning tax, parts, the technologies, what the figures are."""
         machine, network = self.machine, self.network
         array = f"{machine.name} ({machine.rows}x{machine.cols})"
-        labels = "; ".join(f"{NAMES[rule]}: {LABELS[rule]}" for rule in RULES)
         text = [
-            f"# LLS, BP and DFA: {network.name} ({sizes(network)}) on {array}",
+            f"# {self.title}: {network.name} ({sizes(network)}) on {array}",
             "",
-            f"One training step, batch {self.batch}. {labels}.",
+            f"One training step, batch {self.batch}. {self.label}.",
+            *(f"Left out: {NAMES[rule]}. {reason}." for rule, reason in self.left_out.items()),
             "",
-            "| quantity | LLS | BP | DFA | BP/LLS | DFA/LLS |",
-            "|---|---:|---:|---:|---:|---:|",
+            *self._table(self.rows, self.others),
+            "",
+            *self._verdict(),
         ]
-        text += ["| " + " | ".join(_cells(row)) + " |" for row in self.rows]
-        text += ["", *self._verdict(), ""]
-        if network.windowed:
+        if self.accuracy:
+            text += self._accuracies()
+        text += tax_table(self.tax, self.areas)
+        for title, rows in self.details.items():
+            text += [f"## {title}", "", *self._table(rows, ()), ""]
+        if network.windowed and set(COMPARED) <= self.metrics.keys():
             text += [*claims(self.metrics), "", *layer_table(self.metrics), ""]
-        text += ["## Other technologies", ""]
+        if self.others:
+            text += self._technologies()
+        technology = next(iter(self.metrics.values()))["technology"]
         text += [
-            "Energy of BP over LLS. "
-            + "The verdict "
-            + " and ".join(
-                f"{'holds' if holds else 'does **not** hold'} in every table for the {part.replace('_', ' ')}"
-                for part, holds in self.verdict_survives.items()
-            )
-            + "."
-            + "".join(f" {' and '.join(names)} price memories alike: one opinion." for names in self.same_memories),
-            "",
-            "| technology | whole step, BP/LLS | learning signal, BP/LLS |",
-            "|---|---:|---:|",
-        ]
-        for name, rules in self.energies.items():
-            whole, signal = (times(rules["bp"][i], rules["lls"][i]) for i in (0, 1))
-            text.append(f"| {name} | {whole} | {signal} |")
-        technology = self.metrics["lls"]["technology"]
-        text += [
-            "",
             "## What the figures are",
             "",
             f"- Energy: table `{technology['name']}` ({technology['node']}); leakage: {technology['leakage']}.",
             *(NOTES if network.windowed else DENSE_NOTES),
+            *area_notes(self.areas),
         ]
         return "\n".join(text) + "\n"
 
+    def _table(self, rows: Sequence[Row], others: Sequence[str]) -> list[str]:
+        """Rows as Markdown, with multiples of LLS for ``others``."""
+        names = [*(NAMES[rule] for rule in self.rules), *(f"{NAMES[rule]}/LLS" for rule in others)]
+        lines = ["| quantity | " + " | ".join(names) + " |", "|---|" + "---:|" * len(names)]
+        return lines + ["| " + " | ".join(self._cells(row, others)) + " |" for row in rows]
+
+    def _cells(self, row: Row, others: Sequence[str]) -> list[str]:
+        base = row.values.get("lls", 0)
+        return [
+            f"{row.quantity} ({row.unit})",
+            *(number(row.values[rule]) if rule in row.values else "–" for rule in self.rules),
+            *(times(row.values[rule], base) if rule in row.values else "–" for rule in others),
+        ]
+
     def _verdict(self) -> list[str]:
+        if not self.others:
+            return []
         lines = ["## Where LLS loses", ""]
-        for rule in ("bp", "dfa"):
+        for rule in self.others:
             won = self.where_better(rule)
             listed = "; ".join(
                 f"{row.quantity} ({number(row.values[rule])} against {number(row.values['lls'])} {row.unit})"
                 for row in won
             )
             lines.append(f"- To {NAMES[rule]}: {listed or 'nowhere in this table'}.")
+        lines.append("")
         if not self.accuracy:
-            lines += ["", "Costs alone: what each rule learns with them, `--epochs N` measures (test accuracy, float)."]
+            lines += ["Costs alone: what each rule learns with them, `--epochs N` measures (test accuracy).", ""]
         return lines
+
+    def _accuracies(self) -> list[str]:
+        """Every seed's."""
+        lines = ["## Test accuracy", "", f"{self.training}.", "", "| rule | mean (%) | each |", "|---|---:|---|"]
+        for rule, found in self.accuracy.items():
+            lines.append(f"| {NAMES[rule]} | {mean(found):.2f} | {', '.join(f'{value:.2f}' for value in found)} |")
+        return [*lines, ""]
+
+    def _technologies(self) -> list[str]:
+        text = ["## Other technologies", "", "Energy over LLS's."]
+        for rule, parts in self.verdict_survives.items():
+            said = (
+                f"{'holds' if holds else 'does **not** hold'} in every table for the {part.replace('_', ' ')}"
+                for part, holds in parts.items()
+            )
+            text.append(f"- {NAMES[rule]}: the verdict {' and '.join(said)}.")
+        text += [f"- {' and '.join(names)} price memories alike: one opinion." for names in self.same_memories]
+        heads = [f"{part}, {NAMES[rule]}/LLS" for part in ("whole step", "learning signal") for rule in self.others]
+        text += ["", "| technology | " + " | ".join(heads) + " |", "|---|" + "---:|" * len(heads)]
+        for name, rules in self.energies.items():
+            cells = (times(rules[rule][i], rules["lls"][i]) for i in (0, 1) for rule in self.others)
+            text.append("| " + " | ".join([name, *cells]) + " |")
+        return [*text, ""]
 
 
 def known_technologies(*more: str) -> list[Technology]:
@@ -190,30 +227,67 @@ def known_technologies(*more: str) -> list[Technology]:
     return list(found.values())
 
 
+def compared_rules(network: Network) -> tuple[str, ...]:
+    """Rules that have figures for a network: those with hardware; of convolutions and batches LLS, and two models."""
+    return COMPARED if network.windowed else tuple(RULES)
+
+
+def steps_of(
+    machine: Machine, network: Network, rules: Sequence[str] | None = None, batch: int | None = None
+) -> tuple[dict[str, Step], dict[str, str]]:
+    """The steps by rule, and the rules that are left out, each with the reason.
+
+    A rule that keeps more than the machine has is left out where ``rules`` names none, but for LLS; otherwise it raises
+    SpecError, and so does a rule that the network has no figures for.
+    """
+    known = compared_rules(of_batch(network, batch)[0])
+    for rule in rules or ():
+        if rule not in known:
+            raise SpecError("rules", f"must be of {', '.join(known)} for network {network.name}", rule)
+    steps, left_out = {}, {}
+    for rule in known if rules is None else dict.fromkeys(rules):
+        try:
+            steps[rule] = training_step(machine, network, rule, batch=batch)
+        except SpecError as error:
+            if rule == "lls":
+                raise
+            if rules is not None:
+                raise SpecError(f"rule {rule}", str(error)) from None
+            left_out[rule] = str(error)
+    return steps, left_out
+
+
 def compare(
     machine: Machine,
     network: Network,
     technology: Technology,
     others: Sequence[Technology] = (),
-    accuracy: Mapping[str, float] | None = None,
+    accuracy: Mapping[str, Sequence[float]] | None = None,
     batch: int | None = None,
+    *,
+    rules: Sequence[str] | None = None,
+    areas: Mapping[str, "Area"] | None = None,
+    training: str = "",
 ) -> Comparison:
-    """Compares the rules; ``others`` are the technologies against which the verdict is held.
+    """Compares ``rules`` (see :func:`steps_of`); ``others`` are the technologies against which the verdict is held.
 
-    ``batch``: samples of a step, those of the network's recipe if not said otherwise. ``accuracy``: test accuracy in
-    percent for every rule, when it was measured. Raises SpecError for a network that does not fit.
+    ``batch``: samples of a step, those of the network's recipe if not said otherwise. ``accuracy``: test accuracies in
+    percent, one a seed, by rule, and ``training`` how they were reached; ``areas`` by rule. Raises SpecError for a
+    network that does not fit.
     """
-    steps = {rule: training_step(machine, network, rule, batch=batch) for rule in RULES}
+    steps, left_out = steps_of(machine, network, rules, batch)
     metrics = {rule: step_metrics(step, technology) for rule, step in steps.items()}
     tables = {t.name: t for t in (technology, *others)}
     energies = {
         name: {rule: _energy(step_metrics(step, table)) for rule, step in steps.items()}
         for name, table in tables.items()
     }
-    accuracy = dict(accuracy or {})
+    found = {rule: tuple(values) for rule, values in (accuracy or {}).items()}
     network, _ = of_batch(network, batch)
-    rows = _rows(metrics, accuracy, network.windowed)
-    return Comparison(machine, network, metrics, rows, energies, _same_memories(tables), accuracy)
+    rows = _rows(metrics, found, areas or {}, network.windowed)
+    return Comparison(
+        machine, network, metrics, rows, energies, _same_memories(tables), found, training, dict(areas or {}), left_out
+    )
 
 
 def _same_memories(tables: Mapping[str, Technology]) -> tuple[tuple[str, ...], ...]:
@@ -230,16 +304,13 @@ def _energy(metrics: dict) -> tuple[float, float]:
     return metrics["energy_pj"], metrics["energy_by_phase_pj"]["learning_signal"]
 
 
-def _rows(metrics: dict[str, dict], accuracy: dict[str, float], windowed: bool) -> tuple[Row, ...]:
+def _rows(
+    metrics: dict[str, dict], accuracy: Mapping[str, Sequence[float]], areas: Mapping[str, "Area"], windowed: bool
+) -> tuple[Row, ...]:
     """The table; a windowed network's has rows of its own."""
 
     def row(quantity: str, unit: str, *path: str, ranked: bool = True) -> Row:
-        values = {}
-        for rule, value in metrics.items():
-            for key in path:
-                value = value[key]
-            values[rule] = value
-        return Row(quantity, unit, values, ranked=ranked)
+        return Row.of(metrics, quantity, unit, *path, ranked=ranked)
 
     rows = [
         row("MACs, learning signal", "MACs", "macs_by_phase", "learning_signal"),
@@ -250,34 +321,28 @@ def _rows(metrics: dict[str, dict], accuracy: dict[str, float], windowed: bool) 
         row("energy, learning signal", "pJ", "energy_by_phase_pj", "learning_signal"),
         row("energy, whole step", "pJ", "energy_pj"),
         row("memory, activations", "bytes", "memory_bytes", "activations"),
+        row(f"memory, slopes{' and indices' if windowed else ''}", "bytes", "memory_bytes", "slopes"),
         row("memory, latents", "bytes", "memory_bytes", "latents"),
         row("memory, basis or feedback", "bytes", "memory_bytes", "basis table"),
         row("memory, deltas", "bytes", "memory_bytes", "deltas"),
         row("memory, whole", "bytes", "peak_bytes"),
     ]
+    first = next(iter(metrics.values()))
     if windowed:
         multiplied = {rule: sum(metric["multiplications_by_phase"].values()) for rule, metric in metrics.items()}
         rows[2:2] = [
             Row("multiplications, whole step", "products", multiplied),
             row("additions within windows", "additions", "window_additions"),
         ]
-        kept = next(index for index, found in enumerate(rows) if found.quantity == "memory, latents")
-        rows.insert(kept, row("memory, slopes and indices", "bytes", "memory_bytes", "slopes"))
-        for batch in metrics["lls"]["memory_by_batch"]:
+        for batch in first["memory_by_batch"]:
             whole = {rule: sum(metric["memory_by_batch"][batch].values()) for rule, metric in metrics.items()}
-            if batch != str(metrics["lls"]["batch"]):
+            if batch != str(first["batch"]):
                 rows.append(Row(f"memory, whole, batch {batch}", "bytes", whole))
-    if all(metric["latency_us"] is not None for metric in metrics.values()):
+    if first["latency_us"] is not None:
         after = next(index for index, found in enumerate(rows) if found.quantity == "utilization")
         rows.insert(after, row("latency", "us", "latency_us"))
+    rows += Row.of_areas(areas, ("LUTs", "flip-flops", "multipliers", "block RAMs"))
     if accuracy:
-        rows.append(Row("test accuracy", "%", accuracy, more_is_better=True))
+        means = {rule: mean(found) for rule, found in accuracy.items()}
+        rows.append(Row("test accuracy", "%", means, more_is_better=True))
     return tuple(rows)
-
-
-def _cells(row: Row) -> list[str]:
-    return [
-        f"{row.quantity} ({row.unit})",
-        *(number(row.values[rule]) for rule in RULES),
-        *(times(row.values[rule], row.values["lls"]) for rule in ("bp", "dfa")),
-    ]

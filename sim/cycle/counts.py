@@ -8,8 +8,9 @@ from collections.abc import Iterator, Mapping
 
 from spec.basis import Basis
 from spec.lfsr import STATE_BITS
-from spec.machine import ACT_BITS, WEIGHT_BITS, Machine
+from spec.machine import WEIGHT_BITS, Machine
 from spec.program import LayerDescriptor
+from spec.rules import Rule
 
 __all__ = [
     "COMPONENTS",
@@ -19,8 +20,11 @@ __all__ = [
     "bias_pass",
     "entry_read",
     "entry_sum",
+    "kept_bits",
     "local_counts",
     "local_macs",
+    "neuron_bits",
+    "row_read",
     "softmax",
 ]
 
@@ -39,8 +43,8 @@ COMPONENTS = (
     "basis table",
     "delta memory",
 )
-"""Where. The column memory, of slope bits and shifted signals, is the windowed datapath's, the delta memory BP's and
-DFA's."""
+"""Where. The column memory, of slope bits and shifted signals, is the windowed datapath's. The delta memory keeps
+signals that are not yet shifted: BP's, on the windowed datapath DFA's too."""
 
 Key = tuple[str, str, str]
 
@@ -89,9 +93,9 @@ class Counts:
 
 
 def array_registers(machine: Machine, purpose: str, steps: int, edge_bits: int) -> Counts:
-    """Flip-flops that a step writes in every PE (act, wide operand, two weights, product, psum; in update the LFSR
+    """Flip-flops that a step writes in every PE (both operands, two weights, product, psum; in update the LFSR
     too), and ``edge_bits`` of accumulators; a register is taken to be written whether or not its value changes."""
-    pe = ACT_BITS + machine.operand_bits + 2 * WEIGHT_BITS + machine.product_bits + machine.psum_bits
+    pe = machine.narrow_bits + machine.operand_bits + 2 * WEIGHT_BITS + machine.product_bits + machine.psum_bits
     if purpose == "update":
         pe += STATE_BITS
     counts = Counts()
@@ -118,6 +122,27 @@ def entry_read(latents: int, basis: Basis) -> Counts:
     if basis.kind != "walsh":
         bits = latents * basis.classes * basis.entry_bits
         counts.add("signal", "basis table", "rom_read_bit", bits)
+    return counts
+
+
+def row_read(latents: int, basis: Basis) -> Counts:
+    """Reads of one row of the basis, the label's: an entry a latent."""
+    counts = Counts()
+    if basis.kind != "walsh":
+        counts.add("signal", "basis table", "rom_read_bit", latents * basis.entry_bits)
+    return counts
+
+
+def kept_bits(rule: Rule) -> int:
+    """Bits of a hidden neuron that its signal needs: the slope; with fixed feedback also whether it is saturated."""
+    return 2 if rule.basis and not rule.scores else 1
+
+
+def neuron_bits(n: int, rule: Rule) -> Counts:
+    """What is kept of each of ``n`` neurons, written going forward and read for its signal, 8 bits an access."""
+    counts, accesses = Counts(), -(-n * kept_bits(rule) // 8)
+    counts.add("signal", "latent memory", "activation_write", accesses)
+    counts.add("signal", "latent memory", "activation_read", accesses)
     return counts
 
 

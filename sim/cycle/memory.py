@@ -6,11 +6,13 @@ registers a class (scores, errors) are left out, alike for every rule. ``sim.cyc
 convolutions and batches.
 """
 
+from sim.cycle.counts import kept_bits
 from sim.cycle.step import Step
 from sim.cycle.windowed_memory import windowed_memory_bytes
 from spec.basis import Basis
 from spec.machine import ACT_BITS, WEIGHT_BITS, Machine
 from spec.program import Program
+from spec.rules import RULES
 
 __all__ = [
     "LARGE_BATCH",
@@ -27,11 +29,12 @@ MEMORIES = (
     "biases",
     "input buffers",
     "activations",
+    "slopes",
     "latents",
     "basis table",
     "deltas",
 )
-"""Purposes; those of convolutions and batches have ``slopes`` besides."""
+"""Purposes."""
 LARGE_BATCH = 128
 """The batch at which the paper's claim about memory was measured."""
 
@@ -78,41 +81,47 @@ def delta_queue_depth(machine: Machine) -> int:
 def _dense_bytes(step: Step, program: Program) -> dict[str, int]:
     """Bytes by purpose of fully connected layers at batch 1.
 
-    ``activations``: LLS keeps two layers' (the one being read, the one being written), BP and DFA every hidden layer's
-    and a sign bit a neuron. ``latents``: the learning-signal unit's copy of the layer being trained, 9 bits each.
-    ``deltas``: the FIFO of shifted signals; for BP also 8-bit signals of the two layers between which they are passed.
+    ``activations``: two layers' (the one being read, the one being written), of a rule that waits every hidden layer's.
+    ``slopes``: what is kept of a neuron beside its activation (``kept_bits``), of those that are to be updated; LLS
+    keeps it with its ``latents``, the learning-signal unit's copy of the layer being trained, 9 bits each. ``deltas``:
+    the FIFO of shifted signals; for BP also the signals of the two layers between which they are passed, in two halves
+    of C banks.
     """
     machine, network, layers = step.machine, step.network, program.layers
-    basis = Basis(network.basis, network.classes)
+    rule, basis = RULES[step.rule], Basis(network.basis, network.classes)
     hidden = [layer.n_out for layer in layers if not layer.is_output]
     banks = [_padded(n, machine.rows) for n in hidden]
-    fifo = _bytes(delta_queue_depth(machine) * machine.delta_bits)
+    largest = max(hidden, default=0)
     found = {
         "weights": sum(layer.steps for layer in layers) * machine.pes * WEIGHT_BITS // 8,
         "biases": sum(layer.n_out for layer in layers) * WEIGHT_BITS // 8,
         "input buffers": 2 * program.input_words * machine.rows,
-        "basis table": 0,
+        "activations": sum(banks) if rule.waits else _in_turn(banks),
+        "slopes": 0,
         "latents": 0,
-        "deltas": fifo,
+        "basis table": 0,
+        "deltas": _bytes(delta_queue_depth(machine) * machine.delta_bits) if rule.learns else 0,
     }
-    if basis.kind != "walsh" and hidden:
-        found["basis table"] = _bytes(max(hidden) * basis.classes * basis.entry_bits)
-    if step.rule in ("lls", "inference"):
-        # Even and odd hidden layers share a slot each.
-        found["activations"] = sum(max(banks[parity::2], default=0) for parity in (0, 1))
-        found["latents"] = _bytes(max(hidden, default=0) * (ACT_BITS + 1))
-    else:
-        found["activations"] = sum(banks) + sum(_bytes(n) for n in hidden)
-    if step.rule == "bp":
-        found["basis table"] = 0
-        passed = [layer.n_in + layer.n_out for layer in layers[1:]]
-        found["deltas"] += max(passed, default=0)
+    if rule.scores:
+        found["latents"] = _bytes(largest * (ACT_BITS + 1))
+    elif rule.learns:
+        found["slopes"] = _bytes((sum(hidden) if rule.waits else largest) * kept_bits(rule))
+    if rule.basis and basis.kind != "walsh":
+        found["basis table"] = _bytes(largest * basis.classes * basis.entry_bits)
+    if rule.transposes:
+        signals = _in_turn([_padded(layer.n_out, machine.cols) for layer in layers])
+        found["deltas"] += _bytes(signals * machine.signal_bits)
     return {name: found[name] for name in MEMORIES}
 
 
-def _padded(n: int, rows: int) -> int:
-    """Bytes of ``n`` activations in ``rows`` banks."""
-    return -(-n // rows) * rows
+def _in_turn(sizes: list[int]) -> int:
+    """What two places hold when layers use them in turn."""
+    return sum(max(sizes[parity::2], default=0) for parity in (0, 1))
+
+
+def _padded(n: int, banks: int) -> int:
+    """Elements of ``n`` placed in so many banks."""
+    return -(-n // banks) * banks
 
 
 def _bytes(bits: int) -> int:

@@ -8,43 +8,44 @@ steps one by one.
 from dataclasses import replace
 
 from sim.cycle import dense, windowed
-from sim.cycle.step import CYCLE_PHASES, LABELS, RULES, LayerStep, Step
+from sim.cycle.step import COMPARED, CYCLE_PHASES, LayerStep, Step
 from spec.errors import SpecError, check_choice, check_int
 from spec.machine import Machine
 from spec.network import Network
 from spec.program import Program, program_for
 
-__all__ = [
-    "CYCLE_PHASES",
-    "LABELS",
-    "RULES",
-    "LayerStep",
-    "Step",
-    "inference_step",
-    "of_batch",
-    "training_step",
-]
+__all__ = ["COMPARED", "CYCLE_PHASES", "LayerStep", "Step", "inference_step", "of_batch", "training_step"]
 
 MAX_BATCH = 128
 """The largest batch of a recipe."""
 
 
 def training_step(
-    machine: Machine, network: Network, rule: str = "lls", train_hidden: bool = True, batch: int | None = None
+    machine: Machine,
+    network: Network,
+    rule: str | None = None,
+    train_hidden: bool = True,
+    batch: int | None = None,
 ) -> Step:
     """A training step of ``batch`` samples, those of the network's recipe if not said otherwise.
 
-    A smaller batch than the recipe's is one that the samples did not fill. ``rule``: ``lls``, the machine as it is
-    (``train_hidden=False``: its hidden layers are frozen), or ``bp``, ``dfa``: models of ``sim.cycle.bp`` and
-    ``sim.cycle.windowed_bp``. Raises SpecError when the network does not fit the machine.
+    A smaller batch than the recipe's is one that the samples did not fill. ``train_hidden=False``: the hidden layers
+    are frozen. ``rule``: that of a machine built otherwise alike, the machine's own if not said otherwise, a name of
+    ``spec.rules.RULES``; of the step of an ``inference`` machine nothing is learned. For convolutions and batches
+    ``lls``, or ``bp``, ``dfa``: models of ``sim.cycle.windowed_bp``. Raises SpecError when the network does not fit
+    the machine of that rule.
     """
-    check_choice("rule", rule, RULES)
-    if rule != "lls" and not train_hidden:
-        raise SpecError("train_hidden", f"must be true for rule {rule}", train_hidden)
+    rule = machine.rule if rule is None else rule
+    if machine.windowed:
+        check_choice("rule", rule, COMPARED)
+        if rule != "lls" and not train_hidden:
+            raise SpecError("train_hidden", f"must be true for rule {rule}", train_hidden)
+    else:
+        machine = replace(machine, rule=rule)
     network, samples = of_batch(network, batch)
     program = program_for(network, machine, train_hidden)
     if isinstance(program, Program):
-        return dense.training_step(machine, network, program, rule)
+        return dense.training_step(machine, network, program)
     return windowed.training_step(machine, network, program, rule, samples)
 
 

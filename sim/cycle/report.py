@@ -2,7 +2,7 @@
 
 from sim.cycle.energy import energy_by_component, energy_by_purpose, energy_table
 from sim.cycle.memory import allocated_bytes, memory_by_batch, memory_bytes
-from sim.cycle.step import LABELS, Step
+from sim.cycle.step import Step
 from spec.technology import Technology
 
 __all__ = ["PURPOSE_NAMES", "UNITS", "accesses", "step_metrics"]
@@ -15,7 +15,7 @@ PURPOSE_NAMES = {
 """Purposes as reports call them."""
 
 UNITS = {
-    "rule": "lls, bp or dfa",
+    "rule": "the learning rule",
     "label": "what the figures are: equal to the RTL, or a model without hardware",
     "batch": "samples of the training step, which has one update; all other values are those of the whole step",
     "cycles": "clock cycles of one training step, waiting for the host apart",
@@ -66,7 +66,7 @@ def step_metrics(step: Step, technology: Technology) -> dict:
     device = step.machine.device
     return {
         "rule": step.rule,
-        "label": LABELS[step.rule],
+        "label": step.label,
         "batch": step.batch,
         "cycles": step.cycles,
         "cycles_by_phase": step.cycles_by_phase,

@@ -15,15 +15,12 @@ from spec.program import Program
 from spec.timing import FINISH_CYCLES
 from spec.windowed_program import WindowedProgram
 
-__all__ = ["CYCLE_PHASES", "LABELS", "RULES", "LayerStep", "Step", "multiplied"]
+__all__ = ["COMPARED", "CYCLE_PHASES", "LayerStep", "Step", "multiplied"]
 
-RULES = ("lls", "bp", "dfa")
-LABELS = {
-    "lls": "closed form, equal to the RTL on every tested shape",
-    "bp": "model, no hardware yet",
-    "dfa": "model, no hardware yet",
-}
-"""What a rule's figures are."""
+COMPARED = ("lls", "bp", "dfa")
+"""Rules that convolutions and batches have figures for."""
+CLOSED_FORM = "closed form, equal to the RTL on every tested shape"
+MODEL = "model, no hardware yet"
 CYCLE_PHASES = ("setup", "forward", "signal", "update", "finish")
 """The phases of a step; ``wait`` is not one, since it depends on the host."""
 SIGN_SUMS = ("scores", "gradient", "feedback")
@@ -64,7 +61,7 @@ class LayerStep:
 
 @dataclass(frozen=True)
 class Step:
-    """The way of ``batch`` samples through the machine, with one update."""
+    """The way of ``batch`` samples through the machine, with one update; rule ``inference``: without."""
 
     rule: str
     machine: Machine
@@ -72,6 +69,11 @@ class Step:
     program: Program | WindowedProgram
     layers: tuple[LayerStep, ...]
     batch: int = 1
+
+    @property
+    def label(self) -> str:
+        """What the figures are."""
+        return MODEL if self.machine.windowed and self.rule in ("bp", "dfa") else CLOSED_FORM
 
     @property
     def cycles_by_phase(self) -> dict[str, int]:

@@ -1,9 +1,10 @@
-"""A training step walked cycle by cycle: the witness of the closed forms in ``dense`` and ``bp``.
+"""A sample walked cycle by cycle, under each learning rule: the witness of the closed forms in ``dense``.
 
 Each step is issued, goes down the diagonal control line, reaches its PEs, and its column sums come out at the
-bottom, with the latencies of ``docs/architecture.md``, section 2. Events are counted where they happen, padding
-with them. On the way it checks what the timing rests on: one result a cycle, a shifted signal in the FIFO whenever
-a column takes one, no address of a weight memory visited twice in an update.
+bottom, with the latencies of ``docs/architecture.md``, section 2, and ``docs/rules.md``. Events are counted where they
+happen, padding with them. On the way it checks what the timing rests on: one result a cycle, a shifted signal in the
+FIFO whenever a column takes one, no address of a weight memory visited twice in an update, a signal of the way back
+there before it is needed.
 
 It is meant for tests: time grows with PEs times steps.
 """
@@ -11,16 +12,28 @@ It is meant for tests: time grows with PEs times steps.
 from collections import Counter, deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from itertools import groupby
 
 from spec.machine import Machine
 from spec.network import Network
 from spec.program import LayerDescriptor, compile_program
-from spec.timing import DELTA_LATENCY, FORWARD_TAIL, SETUP_CYCLES, SIGNAL_TAIL
+from spec.timing import (
+    ARGMAX_TAIL,
+    BACK_TAIL,
+    FINISH_CYCLES,
+    FORWARD_TAIL,
+    PLAIN_ARGMAX_TAIL,
+    PLAIN_SIGNAL_TAIL,
+    SETUP_CYCLES,
+    SIGNAL_TAIL,
+    delta_latency,
+)
 
-__all__ = ["WalkedLayer", "walk_training_step"]
+__all__ = ["Visit", "Walk", "WalkedLayer", "walk_step"]
 
+PHASES: tuple[str, ...] = ("setup", "forward", "signal", "update", "finish")
 RESULT_LATENCY = 5
-"""A total is visible ``R + c + 5`` cycles after its last step was issued."""
+"""A column's total is visible ``R + c + 5`` cycles after its last step was issued, a row's ``C + r + 5``."""
 WRITE_PORT = 4
 """A PE writes 4 cycles after a step has reached it."""
 POST_PROCESSING = FORWARD_TAIL - 4
@@ -42,14 +55,26 @@ class WalkedLayer:
     multiplied: dict[str, int] = field(default_factory=dict)
 
 
+Visit = tuple[str, int, int]
+"""A phase, the layer, and the cycles that the sequencer stays there."""
+
+
+@dataclass
+class Walk:
+    """``visits`` in their order, and what was seen of each layer."""
+
+    visits: list[Visit]
+    layers: list[WalkedLayer]
+
+
 @dataclass
 class _Array:
     """The array as a delay line: who meets which step when."""
 
     machine: Machine
     layer: LayerDescriptor
-    events: Counter
-    macs: Counter
+    events: Counter = field(default_factory=Counter)
+    macs: Counter = field(default_factory=Counter)
 
     def walk(
         self,
@@ -100,42 +125,89 @@ class _Array:
         self.macs[purpose] += j < self.layer.n_out and i < self.layer.n_in
 
 
-def walk_training_step(machine: Machine, network: Network, rule: str = "lls") -> list[WalkedLayer]:
-    """Walks the layers of a training step of ``lls``, ``bp`` or ``dfa``."""
-    layers = compile_program(network, machine).layers
-    walked = []
-    for number, layer in enumerate(layers):
-        events: Counter = Counter()
-        macs: Counter = Counter()
-        array = _Array(machine, layer, events, macs)
-        output = bool(layer.is_output)
-        if number == 0:
-            events["forward", "activation_write"] += layer.n_in
-        cycles = {"setup": SETUP_CYCLES, "finish": 0, "signal": 0}
-        cycles["forward"] = _forward(array, output)
-        if output or rule == "lls":
-            cycles["signal"] += _class_walks(network.classes)
-        if not output and rule != "lls":
-            cycles["setup"] += SETUP_CYCLES
-        if number > 0 and rule == "bp":
-            cycles["signal"] += _transposed(array)
-        # Deltas are there beforehand when something else came between them and this update.
-        early = len(layers) > 1 if rule == "bp" else rule == "dfa" and not output
-        cycles["update"] = _update(array, early)
-        walked.append(WalkedLayer(cycles, dict(events), dict(macs)))
-    return walked
+def walk_step(machine: Machine, network: Network, train_hidden: bool = True, labelled: bool = True) -> Walk:
+    """Walks a sample in the order of ``docs/rules.md``, section 2, under the machine's rule.
+
+    ``train_hidden=False``: the hidden layers are frozen. Without a label nothing is learned.
+    """
+    arrays = [_Array(machine, layer) for layer in compile_program(network, machine, train_hidden).layers]
+    arrays[0].events["forward", "activation_write"] += arrays[0].layer.n_in
+    visits = _first_to_last(arrays, network.classes, labelled)
+    if labelled and machine.learning.waits:
+        visits += _last_to_first(arrays)
+    visits.append(("finish", len(arrays) - 1, FINISH_CYCLES))
+    layers = []
+    for number, array in enumerate(arrays):
+        cycles = dict.fromkeys(PHASES, 0)
+        for phase, layer, spent in visits:
+            # It is the step's, not a layer's.
+            if layer == number and phase != "finish":
+                cycles[phase] += spent
+        layers.append(WalkedLayer(cycles, dict(array.events), dict(array.macs)))
+    return Walk(_merged(visits), layers)
 
 
-def _class_walks(classes: int) -> int:
+def _first_to_last(arrays: list[_Array], classes: int, labelled: bool) -> list[Visit]:
+    """Forward, with the signals and updates that do not wait for the output layer's errors."""
+    rule, visits = arrays[0].machine.learning, []
+    for number, array in enumerate(arrays):
+        layer, trains = array.layer, labelled and array.layer.train
+        visits += [("setup", number, SETUP_CYCLES), ("forward", number, _forward(array))]
+        if trains and not layer.is_output and not rule.scores:
+            array.events["signal", "kept_bit"] += layer.n_out * (1 if rule.transposes else 2)
+        if trains and (layer.is_output or rule.scores):
+            visits.append(("signal", number, _errors(array, classes)))
+        elif layer.is_output:
+            visits.append(("signal", number, _largest(array, classes)))
+        if trains and not rule.waits:
+            visits.append(("update", number, _update(array)))
+    return visits
+
+
+def _last_to_first(arrays: list[_Array]) -> list[Visit]:
+    """The layers' updates once the output layer's errors are there, each behind the way back through its weights."""
+    visits: list[Visit] = []
+    for number in reversed(range(len(arrays))):
+        array, layer, since, there = arrays[number], arrays[number].layer, 0, 0
+        if not layer.is_output:
+            visits.append(("setup", number, SETUP_CYCLES))
+        if array.machine.learning.transposes and layer.trains_below:
+            since, there = _back(array)
+            visits.append(("signal", number, since))
+        if layer.train:
+            update = _update(array)
+            visits.append(("update", number, update))
+            assert there < since + update, "a signal of the way back is late"
+        if not layer.trains_below:
+            break
+    return visits
+
+
+def _merged(visits: list[Visit]) -> list[Visit]:
+    """As the sequencer shows it: what follows in the same phase of the same layer is one visit."""
+    found: list[Visit] = []
+    for (phase, layer), group in groupby(visits, lambda visit: visit[:2]):
+        found.append((phase, layer, sum(cycles for *_, cycles in group)))
+    return found
+
+
+def _errors(array: _Array, classes: int) -> int:
     """Maximum, exponentials, errors: a class a cycle."""
     cycles = 0
-    for _ in ("maximum", "exponentials", "errors"):
+    for walk in ("maximum", "exponentials", "errors"):
         for _ in range(classes):
             cycles += 1
-    return cycles + SIGNAL_TAIL
+            if walk == "errors" and array.machine.learning.transposes:
+                array.events["signal", "delta_write"] += 1
+    return cycles + (SIGNAL_TAIL if array.machine.learning.scores else PLAIN_SIGNAL_TAIL)
 
 
-def _forward(array: _Array, output: bool) -> int:
+def _largest(array: _Array, classes: int) -> int:
+    """The largest score: a class a cycle."""
+    return len(range(classes)) + (ARGMAX_TAIL if array.machine.learning.scores else PLAIN_ARGMAX_TAIL)
+
+
+def _forward(array: _Array) -> int:
     """Returns the phase's cycles."""
     machine, layer, events = array.machine, array.layer, array.events
     results: Counter = Counter()
@@ -150,7 +222,7 @@ def _forward(array: _Array, output: bool) -> int:
                 visible = cycle + 1 + RESULT_LATENCY
                 results[visible] += 1
                 events["forward", "bias_read"] += 1
-                if jt * machine.cols + c < layer.n_out and not output:
+                if jt * machine.cols + c < layer.n_out and not layer.is_output:
                     events["forward", "activation_write"] += 1
 
     # The sequencer's pace: results leave one a cycle, C a tile.
@@ -161,8 +233,8 @@ def _forward(array: _Array, output: bool) -> int:
     return max(results) + POST_PROCESSING + 1
 
 
-def _transposed(array: _Array) -> int:
-    """Returns the cycles up to the last step; what is still on its way goes on beside the update."""
+def _back(array: _Array) -> tuple[int, int]:
+    """The phase's cycles, and the cycle in which the last of its results is seen; that goes on beside the update."""
     machine, layer, events = array.machine, array.layer, array.events
     results: Counter = Counter()
 
@@ -180,16 +252,13 @@ def _transposed(array: _Array) -> int:
     tiles = (layer.row_tiles, layer.col_tiles)
     last = array.walk("signal", tiles, interval, lambda cycle: True, lambda cycle: None, at_pe)
     assert set(results.values()) == {1}, "two rows finish in one cycle"
-    return last + 1
+    return last + 1 + BACK_TAIL, max(results)
 
 
-def _update(array: _Array, early: bool) -> int:
-    """Returns the phase's cycles, which end with the last write.
-
-    ``early``: the FIFO was filled before the phase began.
-    """
+def _update(array: _Array) -> int:
+    """Returns the phase's cycles, which end with the last write."""
     machine, layer, events = array.machine, array.layer, array.events
-    total = layer.col_tiles * machine.cols
+    total, latency = layer.col_tiles * machine.cols, delta_latency(machine.rule)
     made = level = writes_end = 0
     visited: set[tuple[int, int, int, int]] = set()
 
@@ -197,13 +266,12 @@ def _update(array: _Array, early: bool) -> int:
         nonlocal made, level
         events["update", "bias_read"] += 1
         events["update", "bias_write"] += made < layer.n_out
+        if machine.learning.transposes:
+            events["signal", "delta_read"] += 1
         made, level = made + 1, level + 1
 
-    while early and level < min(QUEUE_DEPTH, total):
-        make()
-
     def every_cycle(cycle: int) -> None:
-        if made < total and level < QUEUE_DEPTH and (early or cycle >= DELTA_LATENCY):
+        if made < total and level < QUEUE_DEPTH and cycle >= latency:
             make()
 
     def may_issue(cycle: int) -> bool:

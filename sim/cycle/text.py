@@ -1,9 +1,11 @@
-"""How a comparison writes numbers and names a network."""
+"""How a comparison writes numbers and names rules and networks."""
 
 from spec.network import Network
 
-__all__ = ["number", "sizes", "times"]
+__all__ = ["NAMES", "number", "sizes", "times"]
 
+NAMES = {"lls": "LLS", "drtp": "DRTP", "dfa": "DFA", "bp": "BP", "inference": "inference"}
+"""Rules as reports call them."""
 LONGEST = 9
 """Layers whose sizes are written out."""
 

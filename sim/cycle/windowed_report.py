@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 
-from sim.cycle.step import RULES
+from sim.cycle.step import COMPARED
 from sim.cycle.text import number, times
 
 __all__ = ["NOTES", "PARAMETERS", "claims", "layer_table"]
@@ -53,9 +53,9 @@ def claims(metrics: Mapping[str, dict]) -> list[str]:
         for left_out in ((), ALIKE):
             found = {
                 rule: sum(n for what, n in metrics[rule]["memory_by_batch"][batch].items() if what not in left_out)
-                for rule in RULES
+                for rule in COMPARED
             }
-            cells += [*(number(found[rule]) for rule in RULES), times(found["bp"], found["lls"])]
+            cells += [*(number(found[rule]) for rule in COMPARED), times(found["bp"], found["lls"])]
         lines.append("| " + " | ".join(cells) + " |")
     return lines
 

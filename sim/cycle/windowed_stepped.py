@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from itertools import count
 
-from sim.cycle.step import RULES
+from sim.cycle.step import COMPARED
 from sim.cycle.stepped import RESULT_LATENCY, WRITE_PORT, WalkedLayer
 from spec.errors import check_choice
 from spec.geometry import LayerGeometry
@@ -287,7 +287,7 @@ def walk_windowed_step(
 
     ``seed``: of the places of the largest in max-pooling's blocks. ``multiplied`` of a layer counts real weights alone.
     """
-    check_choice("rule", rule, RULES)
+    check_choice("rule", rule, COMPARED)
     batch = network.recipe.batch if batch is None else batch
     walked = []
     for number, geometry in enumerate(network.geometry):

@@ -15,6 +15,7 @@ from sim.rtl.host import Place, Writes, control, host_for
 from sim.rtl.library import compile_core, load_library
 from spec import memory_map
 from spec.basis import Basis
+from spec.errors import SpecError
 from spec.lfsr import PERIOD
 from spec.machine import Machine
 from spec.network import NO_LABEL, Network
@@ -46,7 +47,8 @@ def core_verilog(machine: Machine, classes: int, basis: str) -> str:
 
 
 class RtlBackend(StatefulModel):
-    """The compiled core as a training backend: the bit-exact models' interface, and their bits.
+    """The compiled core, under its machine's rule, as a training backend: the bit-exact models' interface, and their
+    bits.
 
     Parameters
     ----------
@@ -130,7 +132,12 @@ class RtlBackend(StatefulModel):
         self._advance("ADVANCE_BIAS", steps - self.bias_steps)
 
     def train(self, x: np.ndarray, labels: np.ndarray) -> TrainReport:
-        """One training step a batch, in order; predictions are from before each update."""
+        """One training step a batch, in order; predictions are from before each update.
+
+        SpecError on a machine for inference.
+        """
+        if not self.machine.learning.learns:
+            raise SpecError(f"machine {self.machine.name}", "cannot train: its rule is inference")
         before = self.cycles_by_phase()
         predictions, _ = self._run(*checked_samples(self.network, x, np.asarray(labels)), self.batch)
         # The counters have 32 bits and wrap.
@@ -144,7 +151,7 @@ class RtlBackend(StatefulModel):
 
     def step(self, x: np.ndarray, label: int | None = None) -> StepResult:
         """One sample, int8 ``(features,)``, with its class scores; a batch of its own, to train on, unless ``label`` is
-        None.
+        None or the rule ``inference``.
         """
         return self.run(np.asarray(x)[None], None if label is None else np.array([label]))[0]
 
@@ -185,7 +192,7 @@ class RtlBackend(StatefulModel):
     # ---- host side ---------------------------------------------------------------------------------
 
     def _signalled(self, labelled: bool) -> tuple[bool, ...]:
-        """The layers whose class scores are formed for a sample."""
+        """The layers whose class scores are reported for a sample."""
         signalled = self._host.signalled
         return tuple(there and (labelled or n == len(signalled) - 1) for n, there in enumerate(signalled))
 

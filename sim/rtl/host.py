@@ -36,7 +36,7 @@ class Host(ABC):
     """A network on a machine, as its host sees it.
 
     ``batch`` is the number of labelled samples an update; ``signalled`` says of each layer whether its class scores
-    are formed for a labelled sample (those of the output layer always are).
+    are reported for a labelled sample (those of the output layer always are).
     """
 
     network: Network
@@ -123,7 +123,8 @@ class DenseHost(Host):
     def __init__(self, network: Network, machine: Machine, program: Program) -> None:
         super().__init__(network, machine)
         self.program = program
-        self.signalled = tuple(bool(layer.train or layer.is_output) for layer in program.layers)
+        scores = machine.learning.scores
+        self.signalled = tuple(bool(layer.is_output or layer.train and scores) for layer in program.layers)
 
     @property
     def registers(self) -> dict[str, int]:
@@ -147,9 +148,13 @@ class DenseHost(Host):
 
     @property
     def patience(self) -> int:
-        """Twice forward and update, and what a layer adds."""
-        tiles = ((layer.col_tiles, max(layer.row_tiles, self.machine.cols)) for layer in self.program.layers)
-        return sum(4 * columns * interval + _LAYER_CYCLES for columns, interval in tiles)
+        """Twice forward, update and the way back, and what a layer adds."""
+        total, machine = 0, self.machine
+        for layer in self.program.layers:
+            forward = layer.col_tiles * max(layer.row_tiles, machine.cols)
+            back = layer.row_tiles * max(layer.col_tiles, machine.rows) if machine.learning.transposes else 0
+            total += 4 * forward + 2 * back + _LAYER_CYCLES
+        return total
 
     @cached_property
     def places(self) -> tuple[Place, ...]:

@@ -1,33 +1,41 @@
-"""The cycle simulator against the compiled Verilog: every phase of every layer, over many shapes."""
+"""The cycle simulator and the golden model against the compiled Verilog: every phase of every layer, and every weight,
+over many shapes and under every learning rule."""
 
 import random
 
 import numpy as np
 import pytest
 
+from golden.fixed import FixedModel
+from golden.train import TrainReport
 from sim.benches.networks import conv, network, random_network, windowed_machine
 from sim.cycle.model import CYCLE_PHASES, inference_step, training_step
 from sim.cycle.step import Step
 from sim.rtl.backend import RtlBackend
+from spec.errors import SpecError
 from spec.machine import Machine
 from spec.network import FullyConnected, Network, Recipe
 from spec.timing import Phase
 
 BATCHES = 3
-# (rows, columns, classes, basis): one compiled design each, on which many networks run.
-DESIGNS = [(2, 3, 4, "square"), (3, 2, 3, "walsh"), (1, 1, 2, "square"), (4, 4, 10, "sine")]
+# (rule, rows, columns, classes, basis): one compiled design each, on which many networks run.
+DESIGNS = [
+    ("lls", 2, 3, 4, "square"), ("lls", 3, 2, 3, "walsh"), ("lls", 1, 1, 2, "square"), ("lls", 4, 4, 10, "sine"),
+    ("drtp", 2, 4, 4, "sine"), ("dfa", 2, 4, 4, "square"), ("bp", 4, 2, 4, "square"), ("bp", 1, 1, 2, "square"),
+    ("inference", 4, 2, 4, "square"),
+]  # fmt: skip
 CORNERS = [[1, 1], [1], [], [2, 2], [31], [5, 1, 24]]
 WINDOWED_DESIGNS = [
     (2, 2, 3, "square"), (4, 2, 4, "walsh"), (1, 1, 2, "square"), (4, 4, 10, "sine"), (8, 8, 10, "square"),
 ]  # fmt: skip
 
 
-def machine_of(rows: int, cols: int) -> Machine:
+def machine_of(rule: str, rows: int, cols: int) -> Machine:
     """Room for every fully connected network of this test."""
     return Machine(
-        name=f"m{rows}x{cols}", rows=rows, cols=cols, weight_depth=4096, activation_depth=256,
+        name=f"{rule}{rows}x{cols}", rows=rows, cols=cols, weight_depth=4096, activation_depth=256,
         max_neurons=64, max_fan_in=64, bias_depth=256, max_layers=4, delta_bits=18,
-        fraction_bits=12, result_fifo_depth=64,
+        fraction_bits=12, result_fifo_depth=64, rule=rule,
     )  # fmt: skip
 
 
@@ -77,29 +85,64 @@ def cycles_of(step: Step) -> list[dict[str, int]]:
     return [{phase: 0 if phase == "finish" else layer.cycles[phase] for phase in CYCLE_PHASES} for layer in step.layers]
 
 
-def check(machine: Machine, net: Network, classes: int, draw: np.random.RandomState) -> None:
-    """Training, frozen or not, in whole batches and in one that is not filled; and inference."""
-    batch, shapes = net.recipe.batch, net.shapes
+def check(machine: Machine, net: Network, draw: np.random.RandomState) -> bool:
+    """Training, frozen or not, in whole batches and in one that is not filled; and inference.
+
+    Whether a weight changed where values are checked.
+    """
+    changed = False
+    batch, shapes, learns = net.recipe.batch, net.shapes, machine.learning.learns
     x = draw.randint(0, 128, (BATCHES * batch, net.features)).astype(np.int8)
-    labels = draw.randint(0, classes, len(x))
+    labels = draw.randint(0, net.classes, len(x))
     for train_hidden in (True, False):
         backend = RtlBackend(net, machine, 0, train_hidden)
+        if not machine.windowed:
+            changed |= check_values(backend, FixedModel(net, machine, 0, train_hidden), x, labels, draw)
         for batches, size in ((BATCHES, batch), (1, max(1, batch - 1))):
             before = backend.trace().astype(np.int64)
-            report = backend.train(x[: batches * size], labels[: batches * size])
+            report = (backend.train if learns else backend.run)(x[: batches * size], labels[: batches * size])
             step = training_step(machine, net, train_hidden=train_hidden, batch=size)
             assert cycles_of(step) == traced(backend, before, batches, size), shapes
-            assert report.cycles == batches * step.cycles, shapes
+            assert not isinstance(report, TrainReport) or report.cycles == batches * step.cycles, shapes
     before = backend.trace().astype(np.int64)
     backend.predict(x)
     assert cycles_of(inference_step(machine, net)) == traced(backend, before, len(x), 1), shapes
+    return changed
 
 
-@pytest.mark.parametrize("design", DESIGNS, ids=lambda d: f"{d[0]}x{d[1]}-{d[3]}")
+def check_values(
+    backend: RtlBackend, golden: FixedModel, x: np.ndarray, labels: np.ndarray, draw: np.random.RandomState
+) -> bool:
+    """Every score, prediction, weight, bias and counter, from weights that saturate activations, or hardly any.
+
+    Whether a weight changed: samples that are certain already train nothing.
+    """
+    shapes, scale = backend.network.shapes, draw.choice((6000, 24000))
+
+    def codes(*shape: int) -> np.ndarray:
+        found = draw.normal(0, scale, shape).clip(-32768, 32767).astype(np.int16)
+        # A slope of 1/8 needs the most negative sums to saturate.
+        found[-1] = -32768
+        return found
+
+    start = [(codes(n_out, n_in), codes(n_out)) for n_in, n_out in shapes]
+    for model in (backend, golden):
+        model.load_parameters(start)
+    for pixels, label in zip(x, labels, strict=True):
+        for tag in (int(label), None):
+            got, wanted = backend.step(pixels, tag), golden.step(pixels, tag)
+            np.testing.assert_equal((got.prediction, got.scores), (wanted.prediction, wanted.scores), str(shapes))
+    got, wanted = backend.state_dict(), golden.state_dict()
+    np.testing.assert_equal(got, wanted, str(shapes))
+    return any(np.any(got[f"layer{n}_weight"] != weight) for n, (weight, _) in enumerate(start))
+
+
+@pytest.mark.parametrize("design", DESIGNS, ids=lambda d: "{}-{}x{}-{}".format(*d[:3], d[4]))
 def test_every_phase_of_every_layer(design):
-    machine, draw = machine_of(*design[:2]), np.random.RandomState(0)
-    for net in networks(*design):
-        check(machine, net, design[2], draw)
+    rule, rows, cols, classes, basis = design
+    machine, draw = machine_of(rule, rows, cols), np.random.RandomState(0)
+    changed = sum(check(machine, net, draw) for net in networks(rows, cols, classes, basis))
+    assert changed > 10 if machine.learning.learns else changed == 0
 
 
 @pytest.mark.parametrize("design", WINDOWED_DESIGNS, ids=lambda d: f"{d[0]}x{d[1]}-{d[3]}")
@@ -107,4 +150,10 @@ def test_every_phase_of_every_layer_with_windows(design):
     rows, cols, classes, basis = design
     machine, draw = windowed_machine(rows, cols), np.random.RandomState(0)
     for net in windowed_networks(machine, classes, basis):
-        check(machine, net, classes, draw)
+        check(machine, net, draw)
+
+
+def test_a_core_for_inference_refuses_to_train():
+    machine, net = machine_of("inference", 4, 2), next(iter(networks(4, 2, 4, "square")))
+    with pytest.raises(SpecError, match="machine inference4x2: cannot train: its rule is inference"):
+        RtlBackend(net, machine).train(np.zeros((1, net.features), np.int8), np.zeros(1, np.int64))

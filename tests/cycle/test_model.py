@@ -1,15 +1,19 @@
 """The closed forms against the stepped walk, over many shapes; what they must say of the presets."""
 
 import random
+from dataclasses import replace
 
 import pytest
 
 from sim.cycle.counts import COMPONENTS, PURPOSES
-from sim.cycle.model import CYCLE_PHASES, RULES, inference_step, training_step
-from sim.cycle.stepped import walk_training_step
+from sim.cycle.model import CYCLE_PHASES, inference_step, training_step
+from sim.cycle.step import LayerStep, Step
+from sim.cycle.stepped import Walk, WalkedLayer, walk_step
+from spec import timing
 from spec.errors import SpecError
 from spec.machine import Machine, load_machine
 from spec.network import FullyConnected, Network, Recipe, load_network
+from spec.rules import RULES
 from spec.technology import weight_action
 
 CORNERS = [
@@ -34,12 +38,12 @@ def shapes(count: int, seed: int = 1):
         yield draw.randint(1, 7), draw.randint(1, 7), [*widths, draw.randint(2, 12)]
 
 
-def machine_of(rows: int, cols: int) -> Machine:
+def machine_of(rows: int, cols: int, rule: str = "lls") -> Machine:
     """A machine that every network here fits."""
     return Machine(
         name="m", rows=rows, cols=cols, weight_depth=65536, activation_depth=65536,
         max_neurons=65535, max_fan_in=65535, bias_depth=65536, max_layers=16, delta_bits=18,
-        fraction_bits=12, result_fifo_depth=4096,
+        fraction_bits=12, result_fifo_depth=4096, rule=rule,
     )  # fmt: skip
 
 
@@ -52,22 +56,23 @@ def network_of(widths: list[int], basis: str = "square") -> Network:
 @pytest.mark.parametrize("rule", RULES)
 @pytest.mark.parametrize("rows, cols, widths", [*CORNERS, *shapes(25)])
 def test_closed_forms_equal_the_stepped_walk(rule, rows, cols, widths):
-    machine, network = machine_of(rows, cols), network_of(widths)
-    step = training_step(machine, network, rule)
-    walked = walk_training_step(machine, network, rule)
-    for closed, seen in zip(step.layers, walked, strict=True):
+    machine, network = machine_of(rows, cols, rule), network_of(widths)
+    for train_hidden in (True, False):
+        step = training_step(machine, network, train_hidden=train_hidden)
+        check_step(machine, step, walk_step(machine, network, train_hidden))
+    check_step(machine, inference_step(machine, network), walk_step(machine, network, labelled=False))
+
+
+def check_step(machine: Machine, step: Step, walk: Walk) -> None:
+    """What the walk saw of each layer is what the closed form says."""
+    assert sum(cycles for *_, cycles in walk.visits) == step.cycles
+    for closed, seen in zip(step.layers, walk.layers, strict=True):
         assert closed.cycles == seen.cycles
         for purpose in PURPOSES:
             check_counts(purpose, machine, closed, seen)
-        if rule == "bp":
-            # Beside a read a column and step, each delta is read once for its own layer's update.
-            reads = closed.counts.total("activation_read", "delta memory")
-            writes = closed.counts.total("activation_write", "delta memory")
-            assert writes == seen.events.get(("signal", "delta_write"), 0)
-            assert reads == seen.events.get(("signal", "delta_read"), 0) + writes
 
 
-def check_counts(purpose, machine, closed, seen):
+def check_counts(purpose: str, machine: Machine, closed: LayerStep, seen: WalkedLayer) -> None:
     """What the walk saw for a purpose is what the closed form says."""
 
     def event(name):
@@ -80,6 +85,8 @@ def check_counts(purpose, machine, closed, seen):
     assert closed.macs[purpose].get(part, 0) == seen.macs.get(purpose, 0)
     multiply = "multiply_8x18" if purpose == "update" else "multiply_8x16"
     assert count(multiply, "multipliers") == event("multiply")
+    # On the way back a signal has 12 bits, and a product those of two.
+    assert count("multiply_8x8", "multipliers") == (event("multiply") if purpose == "signal" else 0)
     assert count("add_32", "adders") == event("multiply") + event("accumulate")
     assert count(weight_action(machine, "read"), "weight memory") == event("weight_read")
     assert count(weight_action(machine, "write"), "weight memory") == event("weight_write")
@@ -87,6 +94,10 @@ def check_counts(purpose, machine, closed, seen):
     assert count("activation_write", "activation memory") == event("activation_write")
     assert count("bias_read", "bias unit") == event("bias_read")
     assert count("bias_write", "bias unit") == event("bias_write")
+    assert count("activation_read", "delta memory") == 2 * event("delta_read")
+    assert count("activation_write", "delta memory") == 2 * event("delta_write")
+    if machine.rule != "lls":
+        assert count("activation_write", "latent memory") == -(-event("kept_bit") // 8)
 
 
 def test_phases_and_components_are_the_documented_ones():
@@ -108,6 +119,7 @@ def test_macs_of_digits_by_hand():
         "norm": 256,
         "projection": 256 + 2 * 10,
     }
+    assert training_step(machine, network, "drtp").signal_macs == {}
     bp = training_step(machine, network, "bp")
     # The first layer needs no transposed pass.
     assert bp.signal_macs == {"transposed weights": 128 * 128 + 128 * 10}
@@ -121,34 +133,99 @@ def test_mnist_reaches_nine_tenths_of_the_bound():
     assert 0.9 <= step.utilization < 1
 
 
-def test_frozen_layers_have_no_signal_and_no_update():
-    step = training_step(load_machine("digits"), load_network("digits"), train_hidden=False)
+def test_cycles_of_digits_by_hand():
+    # 64-128-128-10 on 8x8: Rt x T tiles of 8x16, 16x16, 16x2; a pass ends R + C and its tail behind its last step.
+    machine, network = load_machine("digits"), load_network("digits")
+    steps, drain = 8 * 16 + 16 * 16 + 16 * 2, 3 * 16
+    cycles = {rule: training_step(machine, network, rule).cycles_by_phase for rule in RULES}
+    forward = steps + drain + 3 * timing.FORWARD_TAIL
+    plain, setup = timing.PLAIN_SIGNAL_TAIL, timing.SETUP_CYCLES
+    back = (15 * 8 + 2) + (15 * 16 + 16) + 2 * timing.BACK_TAIL
+    expected = {
+        "lls": (3 * setup, 3 * (30 + timing.SIGNAL_TAIL)),
+        "drtp": (3 * setup, 30 + plain),
+        "dfa": (5 * setup, 30 + plain),
+        "bp": (5 * setup, 30 + plain + back),
+    }
+    for rule, (setups, signal) in expected.items():
+        update = steps + drain + 3 * timing.update_tail(rule)
+        assert cycles[rule] == dict(setup=setups, forward=forward, signal=signal, update=update, finish=1), rule
+    walk = 10 + timing.PLAIN_ARGMAX_TAIL
+    assert cycles["inference"] == dict(setup=3 * setup, forward=forward, signal=walk, update=0, finish=1)
+
+
+def test_order_of_the_phases():
+    network = network_of([9, 7, 5, 3])
+
+    def order(rule: str, **options: bool) -> str:
+        visits = walk_step(machine_of(2, 3, rule), network, **options).visits
+        return " ".join(phase[:2] + str(layer) for phase, layer, _ in visits)
+
+    # Setup, forward, signal, update, finish.
+    assert order("lls") == "se0 fo0 si0 up0 se1 fo1 si1 up1 se2 fo2 si2 up2 fi2"
+    assert order("drtp") == "se0 fo0 up0 se1 fo1 up1 se2 fo2 si2 up2 fi2"
+    forward = "se0 fo0 se1 fo1 se2 fo2 si2"
+    assert order("dfa") == f"{forward} up2 se1 up1 se0 up0 fi2"
+    assert order("bp") == f"{forward} up2 se1 si1 up1 se0 up0 fi2"
+    for rule in RULES:
+        assert order(rule, labelled=False) == order("inference") == f"{forward} fi2"
+        assert order(rule, train_hidden=False) == f"{forward} {'up2 ' * RULES[rule].learns}fi2"
+
+
+@pytest.mark.parametrize("rule", RULES)
+def test_the_rule_is_the_machines_unless_said_otherwise(rule):
+    machine, network = replace(load_machine("digits"), rule=rule), load_network("digits")
+    step = training_step(machine, network)
+    assert step == training_step(load_machine("digits"), network, rule)
+    assert step.rule == step.machine.rule == rule
+
+
+@pytest.mark.parametrize("rule", RULES)
+def test_frozen_layers_have_no_signal_and_no_update(rule):
+    step = training_step(load_machine("digits"), load_network("digits"), rule, train_hidden=False)
     for layer in step.layers[:-1]:
         assert layer.cycles["signal"] == layer.cycles["update"] == 0
+        assert layer.cycles["setup"] == timing.SETUP_CYCLES
         assert not layer.counts.total("multiply_8x18") and not layer.macs["signal"]
-    assert step.layers[-1].cycles["update"] > 0
+    assert (step.layers[-1].cycles["update"] > 0) == RULES[rule].learns
+    assert not step.layers[-1].macs["signal"]
     assert 0 < step.utilization < 1
 
 
-def test_an_inference_walks_forward_only():
-    machine, network = load_machine("digits"), load_network("digits")
+@pytest.mark.parametrize("rule", RULES)
+def test_an_inference_walks_forward_only(rule):
+    machine, network = replace(load_machine("digits"), rule=rule), load_network("digits")
     inference, training = inference_step(machine, network), training_step(machine, network)
-    assert inference.cycles_by_phase["update"] == 0
+    assert inference.rule == "inference" and inference.cycles_by_phase["update"] == 0
     assert inference.cycles_by_phase["forward"] == training.cycles_by_phase["forward"]
     assert inference.cycles_by_phase["signal"] > network.classes
+    assert (inference.cycles_by_phase == training.cycles_by_phase) == (rule == "inference")
 
 
 @pytest.mark.parametrize("basis, bits", [("walsh", 0), ("square", 1), ("sine", 8)])
 def test_basis_reads_are_entries_times_their_bits(basis, bits):
     step = training_step(machine_of(4, 4), network_of([9, 7, 5], basis))
-    assert step.counts.total("rom_read_bit") == 2 * 7 * 5 * bits
+    reads = {"lls": 2 * 7 * 5, "dfa": 7 * 5, "drtp": 7, "bp": 0, "inference": 0}
+    for rule, entries in reads.items():
+        counts = training_step(machine_of(4, 4), network_of([9, 7, 5], basis), rule).counts
+        assert counts.total("rom_read_bit") == entries * bits
     assert bool(step.counts.total("multiply_8x8", "signal arithmetic") > 7) == (basis == "sine")
 
 
 def test_refusals():
-    with pytest.raises(SpecError, match="rule.*lls, bp, dfa.*'hebb'"):
-        training_step(load_machine("digits"), load_network("digits"), "hebb")
+    digits = load_machine("digits"), load_network("digits")
+    with pytest.raises(SpecError, match="rule.*lls, drtp, dfa, bp, inference.*'hebb'"):
+        training_step(*digits, "hebb")
+    convolutions = load_machine("conv-tiny"), load_network("conv-tiny")
+    with pytest.raises(SpecError, match="rule.*lls, bp, dfa.*'drtp'"):
+        training_step(*convolutions, "drtp")
     with pytest.raises(SpecError, match="train_hidden"):
-        training_step(load_machine("digits"), load_network("digits"), "bp", train_hidden=False)
+        training_step(*convolutions, "bp", train_hidden=False)
     with pytest.raises(SpecError, match="weight_depth"):
         training_step(load_machine("digits"), load_network("mnist"))
+    # Two layers' activations would fit, all of them do not.
+    deep = machine_of(4, 4), network_of([4, 16, 16, 16, 3])
+    deep = replace(deep[0], activation_depth=2 + 2 * 4), deep[1]
+    training_step(*deep, "drtp")
+    with pytest.raises(SpecError, match="activation_depth"):
+        training_step(*deep, "dfa")

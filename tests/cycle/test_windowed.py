@@ -6,7 +6,7 @@ from dataclasses import replace
 import pytest
 
 from sim.cycle.counts import COMPONENTS, PURPOSES
-from sim.cycle.model import CYCLE_PHASES, RULES, inference_step, training_step
+from sim.cycle.model import COMPARED, CYCLE_PHASES, inference_step, training_step
 from sim.cycle.windowed_stepped import walk_windowed_step
 from spec.errors import SpecError
 from spec.machine import Machine, load_machine
@@ -98,7 +98,7 @@ def some_networks(number: int, seed: int = 1):
         yield rows, cols, network
 
 
-@pytest.mark.parametrize("rule", RULES)
+@pytest.mark.parametrize("rule", COMPARED)
 @pytest.mark.parametrize("rows, cols, network", [*CORNERS, *some_networks(60)])
 def test_closed_forms_equal_the_stepped_walk(rule, rows, cols, network):
     machine = machine_of(rows, cols)
@@ -229,7 +229,7 @@ def test_macs_of_smallconv_are_the_reference_s():
     ):
         network = load_network(name)
         K = network.classes
-        steps = {rule: training_step(machine, network, rule, batch=1) for rule in RULES}
+        steps = {rule: training_step(machine, network, rule, batch=1) for rule in COMPARED}
         assert steps["lls"].macs_by_phase["forward"] == steps["lls"].macs_by_phase["update"] == network.macs
         assert network.macs / 1e6 == pytest.approx(forward, abs=0.005)
         assert steps["bp"].signal_macs == {"transposed weights": sum(g.macs for g in network.geometry[1:])}
@@ -254,7 +254,7 @@ def test_macs_of_smallconv_are_the_reference_s():
 
 def test_products_of_smallconv_by_hand():
     network, machine = load_network("smallconv-cifar10"), load_machine("smallconv")
-    steps = {rule: training_step(machine, network, rule, batch=1) for rule in RULES}
+    steps = {rule: training_step(machine, network, rule, batch=1) for rule in COMPARED}
     biases = 32 * 16 + 64 * 4 + 128 * 4 + 512
     windows = 16 * 27 * 32 + 4 * 288 * 64 + 4 * 576 * 128 + 512 * 512 + 5120
     assert steps["lls"].multiplications_by_phase["update"] == windows + biases
@@ -279,7 +279,7 @@ def test_basis_of_products():
     more = {
         rule: training_step(machine, sine, rule).multiplications_by_phase["signal"]
         - training_step(machine, square, rule).multiplications_by_phase["signal"]
-        for rule in RULES
+        for rule in COMPARED
     }
     assert more == {"lls": 2 * 3 * 12, "bp": 0, "dfa": 3 * 27}
 
@@ -380,7 +380,7 @@ def test_purposes_and_components_are_the_documented_ones():
 def test_large_networks_take_no_time(name, forward, bp, dfa, latents):
     machine = replace(machine_of(16, 16), max_fan_in=16384, gradient_bits=44, fraction_bits=20)
     network = load_network(name)
-    steps = {rule: training_step(machine, network, rule) for rule in RULES}
+    steps = {rule: training_step(machine, network, rule) for rule in COMPARED}
     assert steps["lls"].macs_by_phase["forward"] / 1e6 == pytest.approx(forward, abs=0.05)
     assert steps["bp"].macs_by_phase["signal"] / 1e6 == pytest.approx(bp, abs=0.05)
     if dfa:
