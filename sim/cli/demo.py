@@ -28,7 +28,7 @@ The whole project in one run of a minute or two:
   1. trains a network on handwritten digits in the bit-exact model of the hardware;
   2. writes the machine as Verilog, compiles it, and trains the Verilog on the first of the same samples: predictions
      and weights must be equal, bit by bit, and the design's cycle counters must agree with the cycle simulator;
-  3. compares LLS with backpropagation and direct feedback alignment, and draws figures.
+  3. compares LLS with the other learning rules that there are machines for, and draws figures.
 """
 EPILOG = """\
 Leaves in DIR
@@ -88,10 +88,12 @@ def run(args: argparse.Namespace, argv: list[str]) -> int:
     """Runs the command; returns its exit code."""
     began = time.monotonic()
     from golden.data import load_dataset
+    from sim.cli.train import check_rule
     from spec.errors import SpecError
     from spec.program import program_for
 
     machine, network = load_specs(args)
+    check_rule("golden", machine.rule, machine)
     program_for(network, machine)
     dataset = load_dataset(None, network)
     if not 0 <= args.aim <= 100:
@@ -106,7 +108,7 @@ def run(args: argparse.Namespace, argv: list[str]) -> int:
         print(line, flush=True)
 
     array = f"{machine.rows}x{machine.cols} processing elements"
-    say(f"Entrain: {_sizes(network)} on {array}, batch {network.recipe.batch}, rule LLS\n")
+    say(f"Entrain: {_sizes(network)} on {array}, batch {network.recipe.batch}, rule {_rule(machine)}\n")
     say(f"1/3  Training in the bit-exact model: {len(dataset.y_train)} digits, {args.epochs} epochs")
     values = _train(args, machine, network, dataset, folder)
     say(
@@ -124,11 +126,11 @@ def run(args: argparse.Namespace, argv: list[str]) -> int:
         else (f"but the cycle simulator says {values['cycles_expected']:,}")
     )
     say(f"     {values['cycles']:,} clock cycles by the design's own counters, {agrees}\n")
-    say("3/3  LLS beside backpropagation (BP) and direct feedback alignment (DFA), a model\n")
+    say("3/3  Learning rules side by side\n")
     comparison = _compare(machine, network, folder)
     say("     " + comparison.to_text().replace("\n", "\n     ") + "\n")
 
-    values["utilization"] = comparison.metrics["lls"]["utilization"]
+    values["utilization"] = _own(machine, comparison)["utilization"]
     values["seconds"] = time.monotonic() - began
     report = write_text(folder / "report.md", _report(args, machine, network, values, comparison))
     written = [path for part in RESULTS["demo"] for path in (folder / part, *(folder / part).glob("*.*"))]
@@ -138,7 +140,7 @@ def run(args: argparse.Namespace, argv: list[str]) -> int:
     for path, what in (
         (report, "what was done and found"),
         (folder / "learning.png", "test accuracy by epoch"),
-        (folder / "compare" / "report.md", "LLS, BP and DFA, with figures beside it"),
+        (folder / "compare" / "report.md", "learning rules side by side, with figures"),
         (folder / "verilog" / "entrain_core.v", "the machine"),
         (folder / "metrics.json", "all numbers"),
     ):
@@ -157,12 +159,12 @@ def _train(args, machine, network, dataset, folder: Path) -> dict:
     from sim.cli.train import history_csv, make_backend
     from sim.cycle.plots import draw_learning
 
-    backend = make_backend("golden", "lls", machine, network, args.seed)
+    backend = make_backend("golden", machine.rule, machine, network, args.seed)
     result = train_epochs(backend, dataset, args.epochs, args.seed)
     save_weights(folder / "weights.npz", backend.parameters())
     write_text(folder / "history.csv", history_csv(result))
     accuracies = [entry.test_accuracy for entry in result.history]
-    draw_learning(accuracies, f"{network.name}, bit-exact model, LLS", args.aim, folder / "learning.png")
+    draw_learning(accuracies, f"{network.name}, bit-exact model, {_rule(machine)}", args.aim, folder / "learning.png")
     return {
         "test_accuracy": result.test_accuracy,
         "aim": args.aim,
@@ -187,7 +189,7 @@ def _replay(args, machine, network, dataset, folder: Path) -> dict:
 
     generated = generate(machine, network, folder / "verilog")
     rtl = make_rtl(machine, network, args.seed)
-    model = make_backend("golden", "lls", machine, network, args.seed)
+    model = make_backend("golden", machine.rule, machine, network, args.seed)
     orders = [epoch_order(args.seed, epoch, len(dataset.y_train)) for epoch in range(args.epochs)]
     order = np.concatenate(orders)[: args.replay]
     x, labels = dataset.x_train[order], dataset.y_train[order]
@@ -234,6 +236,18 @@ def _sizes(network) -> str:
     return "-".join(str(n) for n in (network.features, *(n for _, n in network.shapes)))
 
 
+def _rule(machine) -> str:
+    """The machine's rule as reports call it."""
+    from sim.cycle.text import NAMES
+
+    return NAMES[machine.rule]
+
+
+def _own(machine, comparison: "Comparison") -> dict:
+    """The metrics of a step under the machine's own rule."""
+    return comparison.metrics[machine.rule]
+
+
 def _compare(machine, network, folder: Path) -> "Comparison":
     """The comparison's table and figures."""
     from sim.cycle.compare import compare, known_technologies
@@ -254,10 +268,9 @@ def _report(args, machine, network, values: dict, comparison: "Comparison") -> s
     sizes = _sizes(network)
     yes = {True: "yes", False: "**no**"}
     phases = ", ".join(f"{phase} {n:g}" for phase, n in values["cycles_by_phase"].items())
-    lls = comparison.metrics["lls"]
     at = ""
     if machine.device:
-        at = f"; at {machine.device.clock_mhz:g} MHz {lls['latency_us']:.3g} µs a sample"
+        at = f"; at {machine.device.clock_mhz:g} MHz {_own(machine, comparison)['latency_us']:.3g} µs a sample"
     options = {key: getattr(args, key) for key in ("machine", "network", "seed", "epochs", "replay")}
     command = shlex.join(["entrain", "demo", *(f"--{key}={value}" for key, value in options.items())])
     return f"""\
@@ -268,8 +281,8 @@ def _report(args, machine, network, values: dict, comparison: "Comparison") -> s
 ## Learning
 
 {values["samples"]:,} training samples of scikit-learn's digits, {values["epochs"]} epochs, batch
-{network.recipe.batch}, integers only, rule LLS: **{values["test_accuracy"]:.2f} %** of the held-out digits are right
-(aim: {args.aim:g} %). Training took {values["train_seconds"]:.1f} s.
+{network.recipe.batch}, integers only, rule {_rule(machine)}: **{values["test_accuracy"]:.2f} %** of the held-out digits
+are right (aim: {args.aim:g} %). Training took {values["train_seconds"]:.1f} s.
 
 ![test accuracy by epoch](learning.png)
 
@@ -286,10 +299,9 @@ def _report(args, machine, network, values: dict, comparison: "Comparison") -> s
 | SHA-256 of the weights after the replay | `{values["replay_weights_sha256"]}` |
 | SHA-256 of the Verilog (`verilog/entrain_core.v`) | `{values["verilog_sha256"]}` |
 
-## Against backpropagation
+## Rules side by side
 
-BP and DFA are models of what they would need on the same array: no hardware yet. All of it:
-[compare/report.md](compare/report.md).
+{comparison.label}. All of it: [compare/report.md](compare/report.md).
 
 ![cycles](compare/cycles.png)
 ![energy](compare/energy.png)

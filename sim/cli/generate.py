@@ -8,10 +8,21 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from sim.cli.common import CommandError, add_common, load_specs, positive, prepare_out, write_metrics, write_text
+from sim.cli.common import (
+    CommandError,
+    add_common,
+    add_rule,
+    built_for,
+    load_specs,
+    positive,
+    prepare_out,
+    write_metrics,
+    write_text,
+)
 from spec.errors import SpecError
 from spec.machine import Machine
 from spec.network import NO_LABEL, Network
+from spec.rules import RULES
 
 if TYPE_CHECKING:
     from golden.data import Dataset
@@ -22,9 +33,9 @@ __all__ = ["add_arguments", "run", "sha256_of"]
 SUMMARY = "write the machine as Verilog"
 DESCRIPTION = """\
 Writes a machine as Verilog and, beside it, a .json with its parameters, ports, number formats, latencies, memory map
-and the layer program that runs the network. The Verilog depends on the machine and on the network's classes and basis:
-the same of these give the same bytes, and a file that is right already is left alone. docs/using-the-core.md says how
-to use what is written.
+and the layer program that runs the network. The Verilog depends on the machine, its rule among that, and on the
+network's classes and basis: the same of these give the same bytes, and a file that is right already is left alone.
+docs/using-the-core.md says how to use what is written.
 """
 EPILOG = """\
 Leaves in DIR
@@ -41,6 +52,7 @@ with --vectors N
 
 Examples
   entrain generate --machine digits --network digits --out runs/verilog
+  entrain generate --rule bp --out runs/verilog-bp
   entrain generate --machine my_machine.yaml --network my_network.yaml --out runs/mine
   entrain generate --weights runs/train/weights.npz --vectors 10 --out runs/verilog
 """
@@ -49,6 +61,7 @@ UNITS = {
     "description": "file name of its description",
     "lint": "file name of the waivers for Verilator's lint",
     "top": "top module",
+    "rule": "learning rule that the machine is built for",
     "verilog_sha256": "SHA-256 of the Verilog",
     "verilog_bytes": "bytes of the Verilog",
     "verilog_lines": "lines of the Verilog",
@@ -66,6 +79,7 @@ UNITS = {
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Options of the command."""
     add_common(parser, "generate", "nothing is random here; kept in metrics.json")
+    add_rule(parser, RULES, "learning rule that the machine is built for")
     parser.add_argument(
         "--weights", type=Path, metavar="FILE", help="weights.npz of `entrain train`: also writes what loads them"
     )
@@ -80,6 +94,7 @@ def run(args: argparse.Namespace, argv: list[str]) -> int:
     from sim.rtl.host import host_for
 
     machine, network = load_specs(args)
+    machine = built_for(machine, args.rule)
     host = host_for(network, machine)
     for option, value, needed in (("--vectors", args.vectors, "weights"), ("--data", args.data, "vectors")):
         if value is not None and getattr(args, needed) is None:
@@ -110,6 +125,7 @@ def run(args: argparse.Namespace, argv: list[str]) -> int:
         "description": generated.description.name,
         "lint": generated.lint.name,
         "top": TOP,
+        "rule": machine.rule,
         "verilog_sha256": sha256_of(generated.verilog),
         "verilog_bytes": len(text),
         "verilog_lines": text.count(b"\n"),
@@ -124,7 +140,7 @@ def run(args: argparse.Namespace, argv: list[str]) -> int:
     }
     path = write_metrics(folder, args, machine, network, values, UNITS)
     print(
-        f"{machine.name}: {machine.rows}x{machine.cols} PEs, {values['modules']} modules, "
+        f"{machine.name}: {machine.rows}x{machine.cols} PEs, rule {machine.rule}, {values['modules']} modules, "
         f"{values['verilog_lines']:,} lines"
     )
     print(f"sha256 {values['verilog_sha256']}")
@@ -176,7 +192,9 @@ def _vectors(
     from hdl.streams import RESULT_LAYOUT, SAMPLE_LAYOUT, SUMMARY_LAYOUT
 
     x, labels = dataset.x_train[:number], dataset.y_train[:number]
-    predictions = [*model.train(x, labels).predictions, *model.predict(dataset.x_test[:number])]
+    # A machine that does not learn infers a sample with a label too.
+    first = model.train(x, labels).predictions if machine.learning.learns else model.predict(x)
+    predictions = [*first, *model.predict(dataset.x_test[:number])]
     beats, results = [], []
     for pixels, label, prediction in zip(
         (*x, *dataset.x_test[:number]), (*map(int, labels), *[NO_LABEL] * number), predictions, strict=True

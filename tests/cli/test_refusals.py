@@ -153,10 +153,38 @@ def test_wrong_technologies(refused, tmp_path, command):
 
 
 @pytest.mark.parametrize("backend", ["golden", "rtl"])
-@pytest.mark.parametrize("rule", ["bp", "dfa"])
-def test_rules_that_the_hardware_does_not_have(refused, backend, rule):
-    line = refused("train", "--backend", backend, "--rule", rule)
-    assert "--rule" in line and backend in line and rule in line and "float" in line
+def test_rules_that_the_hardware_does_not_have(refused, backend):
+    line = refused("train", "--backend", backend, "--rule", "lls_m")
+    assert "--rule" in line and backend in line and "lls_m" in line and "--backend float has" in line
+    # Convolutions and batches learn by LLS alone, in hardware; a model is trained in float.
+    conv = ("--machine", "conv-tiny", "--network", "conv-tiny")
+    for rule in ("bp", "dfa", "drtp"):
+        line = refused("train", "--backend", backend, "--rule", rule, *conv)
+        assert "--rule: must be lls or frozen" in line and "gradient_bits" in line and rule in line
+        assert f"--backend float has {rule}" in line
+    line = refused("generate", "--rule", "bp", *conv)
+    assert "--rule: must be lls" in line and "gradient_bits" in line and "bp" in line
+    assert "--rule: must be lls or bp or dfa" in refused("simulate", "--rule", "inference", *conv)
+    for option in ("--area", "--rules=lls,bp"):
+        assert option.split("=")[0] in refused("compare", option, *conv)
+
+
+def test_a_machine_for_inference_is_not_trained(refused, own):
+    machine = own([("result_fifo_depth: 64", "result_fifo_depth: 64\nrule: inference")])
+    for words in (["train"], ["train", "--backend", "rtl"], ["train", "--backend", "float"], ["demo"]):
+        line = refused(*words, *machine)
+        assert "--rule" in line and "machine mine" in line and "inference" in line
+
+
+def test_a_machine_that_cannot_be_built_for_a_rule(refused, own):
+    narrow = own([("delta_bits: 18", "delta_bits: 8")])
+    for command in ("generate", "train", "simulate"):
+        line = refused(command, "--rule", "bp", *narrow)
+        assert "--rule bp" in line and "delta_bits" in line and "12" in line
+    line = refused("compare", "--rules", "lls,bp", *narrow)
+    assert "rule bp" in line and "delta_bits" in line
+    line = refused("simulate", *own([("fraction_bits: 12", "fraction_bits: 12\nrule: hebb")]))
+    assert "machine.yaml" in line and "rule" in line and "hebb" in line
 
 
 @pytest.mark.parametrize(
@@ -172,7 +200,15 @@ def test_rules_that_the_hardware_does_not_have(refused, backend, rule):
         (["train", "--samples", "0"], "--samples"),
         (["train", "--test-samples", "361"], "--test-samples"),
         (["simulate", "--rule", "frozen"], "--rule"),
+        (["simulate", "--rule", "lls_m"], "--rule"),
+        (["generate", "--rule", "frozen"], "--rule"),
+        (["train", "--rule", "inference"], "--rule"),
         (["compare", "--data", "digits"], "--epochs"),
+        (["compare", "--seeds", "3"], "--epochs"),
+        (["compare", "--seeds", "0", "--epochs", "1"], "--seeds"),
+        (["compare", "--seed", "4294967295", "--seeds", "2", "--epochs", "1"], "--seeds"),
+        (["compare", "--rules", "lls,hebb"], "hebb"),
+        (["compare", "--rules", ""], "--rules"),
         (["demo", "--aim", "101"], "--aim"),
         (["demo", "--epochs", "1", "--replay", "1438"], "--replay"),
     ],
