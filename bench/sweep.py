@@ -1,0 +1,174 @@
+"""Random networks on the compiled Verilog: weights, predictions, and the cycles of every phase of every layer, against
+the model and the cycle simulator.
+
+`python -m bench.sweep --networks 100 --out DIR` draws layers, shapes, strides, paddings, batches and rates at random,
+for arrays from 1x1 to 8x8 and every learning rule, beyond what the tests hold. Each network is drawn from the seed and
+its own number alone, so that one line of `sweep.csv` is enough to see it again (`--first NUMBER --networks 1`).
+"""
+
+import argparse
+import csv
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+
+from golden.fast import FastModel
+from golden.windowed_fast import FastWindowedModel
+from sim.benches.networks import random_network, windowed_machine
+from sim.cycle.model import CYCLE_PHASES, training_step
+from sim.rtl.backend import RtlBackend
+from spec.errors import SpecError, check_choice
+from spec.machine import Machine
+from spec.network import FullyConnected, Network, Recipe
+from spec.rules import RULES
+from spec.timing import Phase
+
+__all__ = ["main"]
+
+LEARNING = tuple(name for name, rule in RULES.items() if rule.learns)
+SHAPES = ((1, 1), (2, 2), (2, 4), (4, 2), (3, 5), (4, 4), (8, 8))
+"""Arrays of the dense datapath."""
+WINDOWED_SHAPES = ((1, 1), (2, 2), (4, 2), (4, 4), (8, 8))
+CLASSES_OF_BASIS = {"square": 10, "walsh": 4, "sine": 3}
+BATCHES = 3
+"""Updates, or samples at batch 1, that a network is trained for; the last batch is not filled."""
+Design = tuple[Machine, int, str]
+
+
+def main() -> int:
+    """Draws, runs, compares; 1 if anything differed, 2 for bad input, 130 for Ctrl-C."""
+    parser = argparse.ArgumentParser(prog="python -m bench.sweep", description=__doc__)
+    parser.add_argument("--networks", type=int, default=100, help="how many (default: %(default)s)")
+    parser.add_argument("--first", type=int, default=0, help="number of the first one (default: %(default)s)")
+    parser.add_argument("--seed", type=int, default=0, help="what they are drawn from (default: %(default)s)")
+    parser.add_argument("--rules", default=",".join(LEARNING), help="of fully connected ones (default: %(default)s)")
+    parser.add_argument("--out", type=Path, required=True, help="folder for sweep.csv")
+    arguments = parser.parse_args()
+    try:
+        for name in ("networks", "first", "seed"):
+            if getattr(arguments, name) < 0:
+                raise SpecError(f"--{name}", "must be 0 or more", getattr(arguments, name))
+        rules = tuple(arguments.rules.split(","))
+        for rule in rules:
+            check_choice("--rules", rule, LEARNING)
+    except SpecError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    arguments.out.mkdir(parents=True, exist_ok=True)
+    numbers = range(arguments.first, arguments.first + arguments.networks)
+    try:
+        return sweep(numbers, arguments.seed, list(designs(rules)), arguments.out / "sweep.csv")
+    except KeyboardInterrupt:
+        print(f"interrupted; {arguments.out / 'sweep.csv'} has what was compared", file=sys.stderr)
+        return 130
+
+
+def designs(rules: tuple[str, ...]) -> Iterator[Design]:
+    """The machines, each with classes and basis: one compiled design each."""
+    bases = list(CLASSES_OF_BASIS.items())
+    for number, (rows, cols) in enumerate(SHAPES):
+        for rule in rules:
+            basis, classes = bases[number % len(bases)]
+            yield _dense_machine(rows, cols, rule), classes, basis
+    for number, (rows, cols) in enumerate(WINDOWED_SHAPES):
+        basis, classes = bases[number % len(bases)]
+        yield windowed_machine(rows, cols), classes, basis
+
+
+def sweep(numbers: range, seed: int, among: list[Design], path: Path) -> int:
+    """A network a number, a line of the file each; 1 if anything differed."""
+    different, start = 0, time.monotonic()
+    with path.open("w", newline="", encoding="utf-8") as file:
+        lines = csv.writer(file)
+        lines.writerow(["number", "machine", "rule", "network", "samples", "difference"])
+        for done, number in enumerate(numbers):
+            machine, classes, basis = among[number % len(among)]
+            rng = np.random.default_rng([seed, number])
+            draw = random_network if machine.windowed else _random_dense
+            network = draw(rng, machine, classes, basis)
+            samples = max(1, BATCHES * network.recipe.batch - 1)
+            found = difference(machine, network, samples, rng)
+            lines.writerow([number, machine.name, machine.rule, _layers(network), samples, found])
+            file.flush()
+            different += bool(found)
+            if found:
+                print(f"\nnetwork {number} on {machine.name}, {machine.rule}: {found}")
+            left = (time.monotonic() - start) / (done + 1) * (len(numbers) - done - 1)
+            print(f"\r{done + 1}/{len(numbers)} networks, {different} differ, {left:.0f} s left ", end="", flush=True)
+    print()
+    return int(different > 0)
+
+
+def difference(machine: Machine, network: Network, samples: int, rng: np.random.Generator) -> str:
+    """What differs first between the Verilog and its two models; empty if nothing does."""
+    x = rng.integers(-128 if network.input == "signed" else 0, 128, (samples, network.features)).astype(np.int8)
+    labels = rng.integers(0, network.classes, samples)
+    seed, frozen = int(rng.integers(1000)), bool(rng.integers(8) == 0)
+    model = (FastWindowedModel if network.windowed else FastModel)(network, machine, seed, train_hidden=not frozen)
+    rtl = RtlBackend(network, machine, seed, train_hidden=not frozen)
+    before = rtl.trace().astype(np.int64)
+    reports = [backend.train(x, labels) for backend in (rtl, model)]
+    spent = rtl.trace().astype(np.int64) - before
+    if not np.array_equal(reports[0].predictions, reports[1].predictions):
+        return "predictions in training"
+    pairs = zip(rtl.parameters(), model.parameters(), strict=True)
+    for number, (ours, theirs) in enumerate(pairs):
+        for part, a, b in zip(("weight", "bias"), ours, theirs, strict=True):
+            if not np.array_equal(a, b):
+                return f"layer {number}, {part}: {int(np.sum(a != b))} of {a.size} codes"
+    expected = _cycles(machine, network, samples, frozen)
+    for phase in CYCLE_PHASES:
+        measured = spent[Phase[phase.upper()], : len(network.shapes)]
+        if phase != "finish" and not np.array_equal(measured, expected[phase]):
+            return f"cycles of {phase}, a layer: {measured.tolist()}, not {expected[phase].tolist()}"
+    if not np.array_equal(rtl.predict(x), model.predict(x)):
+        return "predictions"
+    return ""
+
+
+def _cycles(machine: Machine, network: Network, samples: int, frozen: bool) -> dict[str, np.ndarray]:
+    """By phase, a number a layer: of whole batches, and of one that is not filled."""
+    total = {phase: np.zeros(len(network.shapes), dtype=np.int64) for phase in CYCLE_PHASES}
+    whole, rest = divmod(samples, network.recipe.batch)
+    for times, size in ((whole, network.recipe.batch), (1, rest)):
+        if times and size:
+            step = training_step(machine, network, rule=machine.rule, train_hidden=not frozen, batch=size)
+            for phase in CYCLE_PHASES:
+                total[phase] += times * np.array([layer.cycles[phase] for layer in step.layers])
+    return total
+
+
+def _dense_machine(rows: int, cols: int, rule: str) -> Machine:
+    """Room for every network that `_random_dense` draws."""
+    return Machine(
+        name=f"d{rows}x{cols}", rows=rows, cols=cols, weight_depth=4096, activation_depth=256, max_neurons=64,
+        max_fan_in=64, bias_depth=256, max_layers=4, delta_bits=18, fraction_bits=12, result_fifo_depth=64, rule=rule,
+    )  # fmt: skip
+
+
+def _random_dense(rng: np.random.Generator, machine: Machine, classes: int, basis: str) -> Network:
+    """One to four fully connected layers, often as wide as the array or a little more."""
+    near = [machine.rows, machine.cols, machine.rows + 1, 2 * machine.cols - 1]
+    layers = int(rng.integers(0, machine.max_layers))
+    widths = [int(rng.choice(near) if rng.random() < 0.3 else rng.integers(1, 33)) for _ in range(layers)]
+    recipe = Recipe(
+        hidden_rate_shift=int(rng.integers(2, 9)),
+        output_rate_shift=int(rng.integers(2, 9)),
+        temperature_shift=int(rng.integers(0, 3)),
+        rate_shifts=() if machine.rule == "lls" else ((machine.rule, int(rng.integers(0, 10))),),
+    )
+    made = tuple(FullyConnected(width) for width in (*widths, classes))
+    return Network("random", (int(rng.integers(1, 41)),), classes, basis, made, recipe)
+
+
+def _layers(network: Network) -> str:
+    """In one cell: the input's shape, each layer, the batch."""
+    layers = ", ".join(repr(layer) for layer in network.layers)
+    return f"{network.input_shape}, {layers}, batch {network.recipe.batch}"
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
