@@ -30,7 +30,7 @@ class BackSignal(ErrorSignal):
     back_start : In
         The way back through a layer begins; not before `done`.
     step_valid, step_tile, step_last : In
-        A step of it; the first not before the next cycle.
+        A step of it; the first not before the next cycle, its row totals at least 3 cycles after `back_start`.
     back_delta : Out, an array of C
         Column c's signal for the step, c + 1 cycles after it; 0 for columns beyond the layer.
     back_valid, back_data : In
@@ -81,15 +81,17 @@ class BackSignal(ErrorSignal):
         _, issue, tile, column, real = self._build(m)
         softmax, queue, slopes = self._softmax, self._queue, self._slopes
 
-        # Row totals: those of real neurons meet their slope bits.
+        # Row totals: those of real neurons meet their slope bits, which the memory is too slow to hand over at once.
         left = Signal.like(self.n_in)
         summed = Signal()
-        m.d.comb += summed.eq(self.back_valid & (left != 0))
-        with m.If(self.back_start):
-            m.d.sync += [left.eq(self.n_in), slopes.read_addr.eq(self.b_base - self.n_in)]
-        with m.Elif(summed):
-            m.d.sync += [left.eq(left - 1), slopes.read_addr.eq(slopes.read_addr + 1)]
-        below = clipped_slope(m, self.back_data, WEIGHT_FRAC, slopes.read_data, BACK_BITS)
+        addr = Signal.like(slopes.read_addr)
+        start = delay_line(m, self.back_start, 1, "start")[-1]  # the sequencer decides late in its cycle
+        neg = Signal(reset_less=True)
+        m.d.comb += [summed.eq(self.back_valid & (left != 0)), slopes.read_addr.eq(addr + summed)]
+        m.d.sync += [left.eq(left - summed), addr.eq(slopes.read_addr), neg.eq(slopes.read_data)]
+        with m.If(start):
+            m.d.sync += [left.eq(self.n_in), addr.eq(self.b_base - self.n_in)]
+        below = clipped_slope(m, self.back_data, WEIGHT_FRAC, neg, BACK_BITS)
         below_valid = delay_line(m, summed, CLIP_LATENCY, "summed")[-1]
 
         # 6 fraction bits of the error: finer, what the softmax's tables leave of a certain class never ends.
@@ -98,7 +100,7 @@ class BackSignal(ErrorSignal):
         error_valid = delay_line(m, softmax.error_strobe, 1, "error")[-1]
         m.d.comb += [
             signals.half.eq(self.half),
-            signals.write_start.eq(self.go | self.back_start),
+            signals.write_start.eq(self.go | start),
             signals.write_valid.eq(error_valid | below_valid),
             signals.write_below.eq(below_valid),
             signals.write_data.eq(Mux(below_valid, below, clip_symmetric(error, BACK_BITS))),

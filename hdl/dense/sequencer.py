@@ -145,13 +145,16 @@ class Sequencer(wiring.Component):
 
         # Outside `setup` the first word of the next layer is read all the time, so that `setup`
         # finds it there. `next_layer` is 0 in `wait` and `finish`, `layer` in `setup`, `layer + 1`
-        # behind it, and `layer - 1` on the way down.
+        # behind it, and `layer - 1` on the way down, where the end of `setup` asks what the last word
+        # says: there it is the first to be read, as the memory is too slow to decide on its output.
         m.submodules.program = program = DualPortMemory(32, machine.max_layers * DESCRIPTOR_STRIDE)
         next_layer = Signal(range(machine.max_layers + 1))
         word = Signal(range(SETUP_CYCLES))
         in_setup = phase == Phase.SETUP
+        first_word = SETUP_CYCLES - 1 if rule.waits else 0
+        base = next_layer * DESCRIPTOR_STRIDE
         m.d.comb += [
-            program.read_addr.eq(next_layer * DESCRIPTOR_STRIDE + word + in_setup),
+            program.read_addr.eq(base + Mux(in_setup, word, first_word) if rule.waits else base + word + in_setup),
             program.write_en.eq(self.program_write),
             program.write_addr.eq(self.program_addr),
             program.write_data.eq(self.program_data),
@@ -169,11 +172,13 @@ class Sequencer(wiring.Component):
             self.step_last.eq(walk.step_last),
             self.read_addr.eq(walk.read_addr),
         ]
+        down = Signal()
         if rule.transposes:
             m.d.comb += [
                 self.step_back.eq(walk.step_back),
                 self.step_tile.eq(walk.step_tile),
                 self.back_start.eq(walk.start & walk.back),
+                walk.back.eq(down & (phase != Phase.UPDATE)),
             ]
 
         # A phase that walks ends when the pipeline behind the last step is empty.
@@ -188,14 +193,8 @@ class Sequencer(wiring.Component):
         learns = Signal()
         layer_done = Signal()
         fresh = Signal()  # the first cycle of a phase
-        down = Signal()
         trains: Value = descriptor.train if rule.learns else Const(0)
-        trains_below: Value = Const(0)
-        if rule.waits:
-            # On the way down they are asked for while the descriptor's last word is read.
-            now = {name: program.read_data[FIELDS[name].lsb] for name in ("train", "trains_below")}
-            trains = Mux(in_setup, now["train"], trains)
-            trains_below = Mux(in_setup, now["trains_below"], descriptor.trains_below)
+        trains_below: Value = descriptor.trains_below if rule.waits else Const(0)
         labelled = self.label != NO_LABEL
         m.d.comb += learns.eq(trains & labelled)
         m.d.comb += self.signal_train.eq(learns)
@@ -247,7 +246,7 @@ class Sequencer(wiring.Component):
                             m.d.sync += next_layer.eq(next_layer - 1)
                             if rule.transposes:
                                 with m.If(trains_below):
-                                    m.d.comb += [walk.start.eq(1), walk.back.eq(1)]
+                                    m.d.comb += walk.start.eq(1)
                                     enter(Phase.SIGNAL)
                             with m.Else() if rule.transposes else nullcontext():
                                 update_or_finish()
@@ -274,7 +273,7 @@ class Sequencer(wiring.Component):
                     # Without what is on its way: it is there before the layer before needs it.
                     back = learns & trains_below
                     with m.If(self.signal_done & back):
-                        m.d.comb += [walk.start.eq(1), walk.back.eq(1)]
+                        m.d.comb += walk.start.eq(1)
                     over = Mux(back, walk.finishing, self.signal_done)
                 with m.If(over):
                     update_or_finish()
@@ -313,8 +312,8 @@ class Sequencer(wiring.Component):
             for name in descriptor_layout(machine).members:
                 field, target = FIELDS[name], getattr(descriptor, name)
                 code = program.read_data[field.lsb : field.lsb + len(target)]
-                with m.If(word == field.word):
+                with m.If(word == (field.word - first_word) % SETUP_CYCLES):
                     m.d.sync += target.eq(code)
-            with m.If((word == FIELDS["x_base"].word + 1) & (layer == 0) & buffer):
+            with m.If((word == (FIELDS["x_base"].word + 1 - first_word) % SETUP_CYCLES) & (layer == 0) & buffer):
                 m.d.sync += descriptor.x_base.eq(descriptor.x_base + self.input_words)
         return m
