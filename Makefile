@@ -21,7 +21,7 @@ demo: $(READY) ## train on digits, replay in the Verilog, write report and figur
 
 test: lint ## lint, then every test and bench (SIM=icarus: benches on Icarus Verilog)
 	@echo "Tests: unit tests and benches, $(JOBS) at a time"
-	@$(BIN)/python -m pytest -n $(JOBS) tests sim
+	@$(BIN)/python -m pytest -n $(JOBS) sim tests
 
 lint: $(READY) ## style, layers, types
 	@echo "Lint: style (ruff)"

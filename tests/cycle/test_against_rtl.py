@@ -21,7 +21,7 @@ BATCHES = 3
 # (rule, rows, columns, classes, basis): one compiled design each, on which many networks run.
 DESIGNS = [
     ("lls", 2, 3, 4, "square"), ("lls", 3, 2, 3, "walsh"), ("lls", 1, 1, 2, "square"), ("lls", 4, 4, 10, "sine"),
-    ("drtp", 2, 4, 4, "sine"), ("dfa", 2, 4, 4, "square"), ("bp", 4, 2, 4, "square"), ("bp", 1, 1, 2, "square"),
+    ("drtp", 2, 4, 4, "sine"), ("dfa", 2, 4, 4, "square"), ("bp", 4, 2, 4, "square"),
     ("inference", 4, 2, 4, "square"),
 ]  # fmt: skip
 CORNERS = [[1, 1], [1], [], [2, 2], [31], [5, 1, 24]]
