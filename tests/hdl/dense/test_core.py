@@ -30,7 +30,8 @@ from spec.timing import (
     Phase,
     tile_interval,
 )
-from tests.hdl.dense.host import Host, addresses, network
+from tests.hdl.core_host import Host
+from tests.hdl.dense.networks import addresses, network
 
 TINY = load_machine("tiny")
 

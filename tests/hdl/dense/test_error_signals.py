@@ -15,21 +15,7 @@ from spec.basis import Basis
 from spec.errors import SpecError
 from spec.machine import load_machine
 from spec.timing import PLAIN_ARGMAX_TAIL, PLAIN_SIGNAL_TAIL, SETUP_CYCLES, delta_latency, tile_interval
-
-EXP = [round(4096 * 2 ** (-(j + 0.5) / 16)) for j in range(16)]
-RCP9 = [round(512 / (1 + (j + 0.5) / 16)) for j in range(16)]
-
-
-def rnd(v, s):
-    return (v + (1 << (s - 1))) >> s if s else v
-
-
-def sat(v, bits):
-    return max(-(1 << (bits - 1)), min((1 << (bits - 1)) - 1, v))
-
-
-def clip(v, most):
-    return max(-most, min(most, v))
+from tests.hdl.arithmetic import EXP, RCP9, clip, rnd, sat
 
 
 def errors(scores, shift, label):

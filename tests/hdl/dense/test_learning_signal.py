@@ -12,26 +12,7 @@ from spec.basis import Basis
 from spec.errors import SpecError
 from spec.machine import load_machine
 from spec.timing import ARGMAX_TAIL, DELTA_LATENCY, SIGNAL_TAIL
-
-EXP = [round(4096 * 2 ** (-(j + 0.5) / 16)) for j in range(16)]
-RCP9 = [round(512 / (1 + (j + 0.5) / 16)) for j in range(16)]
-RCP8 = [round(256 / (1 + (j + 0.5) / 16)) for j in range(16)]
-
-
-def rnd(v, s):
-    return (v + (1 << (s - 1))) >> s if s else v
-
-
-def sat(v, bits):
-    return max(-(1 << (bits - 1)), min((1 << (bits - 1)) - 1, v))
-
-
-def msb(v):
-    return max(0, v.bit_length() - 1)
-
-
-def clip(v):
-    return max(-127, min(127, v))
+from tests.hdl.arithmetic import EXP, RCP8, RCP9, clip, msb, rnd, sat
 
 
 class Layer:

@@ -28,28 +28,11 @@ from spec.timing import (
     tile_interval,
     update_tail,
 )
-from tests.hdl.dense.host import Host, addresses, network
+from tests.hdl.arithmetic import EXP, RCP8, RCP9, clip, msb, rnd, sat
+from tests.hdl.core_host import Host
+from tests.hdl.dense.networks import addresses, network
 
 TINY = load_machine("tiny")
-EXP = [round(4096 * 2 ** (-(j + 0.5) / 16)) for j in range(16)]
-RCP9 = [round(512 / (1 + (j + 0.5) / 16)) for j in range(16)]
-RCP8 = [round(256 / (1 + (j + 0.5) / 16)) for j in range(16)]
-
-
-def rnd(v, s):
-    return (v + (1 << (s - 1))) >> s if s else v
-
-
-def sat(v, bits):
-    return max(-(1 << (bits - 1)), min((1 << (bits - 1)) - 1, v))
-
-
-def msb(v):
-    return max(0, v.bit_length() - 1)
-
-
-def clip(v, most):
-    return max(-most, min(most, v))
 
 
 class Trainer:

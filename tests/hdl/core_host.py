@@ -1,19 +1,10 @@
-"""A host for the core in Amaranth's own simulator: what the tests of the whole core share."""
+"""A host for a core of either datapath in Amaranth's own simulator: what the tests of whole cores share."""
 
 from collections import Counter
 
 from spec import memory_map
-from spec.network import FullyConnected, Network, Recipe
 from spec.program import encode
 from spec.timing import Phase
-
-
-def network(*sizes, basis="square"):
-    return Network(
-        name="test", input_shape=(sizes[0],), classes=sizes[-1], basis=basis,
-        layers=tuple(FullyConnected(size) for size in sizes[1:]),
-        recipe=Recipe(hidden_rate_shift=4, output_rate_shift=4),
-    )  # fmt: skip
 
 
 class Host:
@@ -49,14 +40,20 @@ class Host:
     async def register(self, ctx, name, data=None):
         return await self.bus(ctx, memory_map.register_address(name), data)
 
+    async def idle(self, ctx):
+        """What has just been sent begins in a few cycles, if it does."""
+        for _ in range(4):
+            await self.tick(ctx)
+        while not await self.register(ctx, "STATUS") & 1:
+            pass
+
     async def setup(self, ctx, program, parameters):
         machine = self.core.machine
         for number, layer in enumerate(program.layers):
             for word, value in enumerate(encode(layer)):
                 await self.bus(ctx, memory_map.program_address(machine, number, word), value)
-        await self.register(ctx, "LAYERS", len(program.layers))
-        await self.register(ctx, "INPUT_LENGTH", program.input_length)
-        await self.register(ctx, "INPUT_WORDS", program.input_words)
+        for name, value in registers(program).items():
+            await self.register(ctx, name, value)
         for address, value in parameters.items():
             await self.bus(ctx, address, value)
         await self.register(ctx, "CTRL", 0b11)
@@ -72,17 +69,8 @@ class Host:
         ctx.set(samples.valid, 0)
 
 
-def addresses(machine, program):
-    """Bus addresses of every parameter, layer by layer."""
-    layers = []
-    for layer in program.layers:
-        weights = [
-            memory_map.weight_address(
-                machine, i % machine.rows, j % machine.cols,
-                layer.w_base + j // machine.cols * layer.row_tiles + i // machine.rows,
-            )
-            for j in range(layer.n_out) for i in range(layer.n_in)
-        ]  # fmt: skip
-        biases = [memory_map.bias_address(machine, layer.b_base + j) for j in range(layer.n_out)]
-        layers.append(weights + biases)
-    return layers
+def registers(program):
+    """What the host writes beside descriptors: the program's own, of whichever kind it is."""
+    names = ("INPUT_LENGTH", "INPUT_WORDS", "INPUT_ROW", "INPUT_GAP", "INPUT_SLOTS", "BATCH")
+    found = {name: getattr(program, name.lower()) for name in names if hasattr(program, name.lower())}
+    return {"LAYERS": len(program.layers), **found}
