@@ -36,6 +36,8 @@ ORANGE, RED, PINK, GREY, DARK = "#e69f00", "#d55e00", "#cc79a7", "#b0b0b0", "#44
 PURPLE, LAVENDER, BROWN, SAND, TEAL = "#5e3c99", "#b2abd2", "#7f3b08", "#d8c7a3", "#80cdc1"
 LIGHT = (YELLOW, SKY, GREY, ORANGE, PINK, LAVENDER, SAND, TEAL)
 """Colours that black is written on."""
+LEVEL = 0.01
+"""Energies that differ by less are drawn as level: the tables' prices are not that firm."""
 PHASE_COLOURS = {"setup": GREY, "forward": BLUE, "signal": RED, "update": GREEN, "finish": DARK}
 PURPOSE_COLOURS = {"forward": BLUE, "learning_signal": RED, "weight_gradient": GREEN}
 MEMORY_COLOURS = {
@@ -199,7 +201,7 @@ def _technologies(comparison: Comparison) -> Figure | None:
             rules = comparison.energies[name]
             ratios += [rules[rule][part] / rules["lls"][part] if rules["lls"][part] else 0.0 for rule in others]
         places = [g * (len(others) + 0.7) + i for g in range(len(names)) for i in range(len(others))]
-        colours = [ORANGE if ratio < 1 else PURPLE for ratio in ratios]
+        colours = [GREY if abs(ratio - 1) < LEVEL else ORANGE if ratio < 1 else PURPLE for ratio in ratios]
         axes.barh(places, ratios, color=colours, height=0.75)
         axes.axvline(1, color=DARK, linewidth=1.2)
         axes.annotate("LLS ", (1, -0.95), ha="right", va="center", fontsize=9, color=DARK)
@@ -214,8 +216,9 @@ def _technologies(comparison: Comparison) -> Figure | None:
         if index:
             axes.set_yticklabels([])
         _plain(axes)
-    handles = [Patch(color=PURPLE, label="LLS needs less"), Patch(color=ORANGE, label="LLS needs more")]
-    figure.legend(handles=handles, loc="outside lower center", ncols=2, frameon=False, fontsize=9)
+    kinds = {PURPLE: "LLS needs less", ORANGE: "LLS needs more", GREY: f"level, within {LEVEL:.0%}"}
+    handles = [Patch(color=colour, label=label) for colour, label in kinds.items()]
+    figure.legend(handles=handles, loc="outside lower center", ncols=3, frameon=False, fontsize=9)
     return figure
 
 
