@@ -94,7 +94,8 @@ class Machine:
     bits below a weight, ``result_fifo_depth`` the beats of the result FIFO. ``gradient_bits`` is the
     width of a sum of gradients over positions and samples; 0 for a machine that has none, and runs
     fully connected layers at batch 1 only. ``rule`` is the learning rule it is built for, a name of
-    :data:`spec.rules.RULES`; with ``inference`` ``delta_bits`` and ``fraction_bits`` are of no use.
+    :data:`spec.rules.RULES`; with ``inference`` ``delta_bits`` and ``fraction_bits`` are of no use, nor are
+    ``slope_depth`` and ``signal_depth``, and ``gradient_bits`` only says which datapath it is.
 
     With ``gradient_bits`` (``docs/convolutions.md``, section 6): ``max_batch`` samples of a batch,
     ``max_side`` the largest height or width of a map, ``slope_depth`` words of ``cols`` slope bits,
@@ -145,8 +146,8 @@ class Machine:
         check_int("gradient_bits", self.gradient_bits, 0, 64)
         if 0 < self.gradient_bits < 24:
             raise SpecError("gradient_bits", "must be 0, or 24 to 64", self.gradient_bits)
-        if self.windowed and self.rule != "lls":
-            raise SpecError("rule", "must be lls with gradient_bits: no other is built there yet", self.rule)
+        if self.windowed and self.learning.transposes:
+            raise SpecError("rule", "must be another with gradient_bits: it is not built there yet", self.rule)
         # The random bits are the top bits of a 16-bit LFSR. Sums of gradients are finer: zeros
         # follow its bits.
         check_int("fraction_bits", self.fraction_bits, 1, 24 if self.gradient_bits else 16)
@@ -240,7 +241,7 @@ class Machine:
         back = self.cols << _BACK_PRODUCT_LOG2 if rule.transposes else 0
         word = 1 << (WEIGHT_BITS - 1 + self.random_bits)
         update = word + (self.max_delta << (ACT_BITS - 1)) if rule.learns else word + 1
-        return max(signed_bits(max(forward, back, update)), self.gradient_bits)
+        return max(signed_bits(max(forward, back, update)), self.gradient_bits * rule.learns)
 
     @property
     def back_sum_bits(self) -> int:

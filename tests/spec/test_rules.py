@@ -59,8 +59,8 @@ def test_shifted_signals_are_wide_enough() -> None:
         replace(machine("bp"), delta_bits=10)
 
 
-def test_machines_for_convolutions_have_no_other_rule_yet() -> None:
-    with pytest.raises(SpecError, match="^rule: must be lls with gradient_bits"):
+def test_machines_for_convolutions_have_no_backpropagation_yet() -> None:
+    with pytest.raises(SpecError, match="^rule: must be another with gradient_bits"):
         machine("bp", "smallconv")
 
 
