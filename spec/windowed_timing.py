@@ -45,7 +45,7 @@ LABEL_TAIL = 6
 """``signal`` of a hidden layer under ``drtp`` beyond the walk over the latents."""
 FEEDBACK_TAIL = 12
 """``signal`` of a hidden layer under ``dfa`` beyond the walks over the sample's errors and the latents."""
-BACK_TAIL = 0
+BACK_TAIL = 13
 """The way back through a layer (``bp``) beyond its steps, of a batch: what they made is on its way when it ends."""
 UPDATE_TAIL = 9
 """``update`` beyond the last position's way through the array: taps, memory, and the last PE has to write."""

@@ -8,7 +8,7 @@ from amaranth.lib import data
 from hdl.windowed.map_memory import element_bits
 from hdl.windowed.taps import MAX_KERNEL, digits_layout
 from spec.machine import Machine
-from spec.windowed_program import WINDOWED_FIELDS
+from spec.windowed_program import descriptor_kind
 
 __all__ = ["UNUSED_FIELDS", "count_bits", "descriptor_layout"]
 
@@ -29,7 +29,7 @@ def count_bits(machine: Machine) -> dict[str, int]:
 
 
 def descriptor_layout(machine: Machine) -> data.StructLayout:
-    """The fields of `spec.windowed_program`, but UNUSED_FIELDS, each only as wide as this machine needs.
+    """The fields of the machine's descriptors, but UNUSED_FIELDS, each only as wide as this machine needs.
 
     A stride may equal a memory's depth, when only one sample fits: it is then 0 here and not used.
     """
@@ -37,6 +37,10 @@ def descriptor_layout(machine: Machine) -> data.StructLayout:
     kernel = MAX_KERNEL.bit_length()
     words, elements = machine.activation_addr_bits, element_bits(machine)
     neurons = machine.max_neurons.bit_length()
+    positions = (machine.max_side**2).bit_length()
+    # Without latents a window is a pixel or a block.
+    windows = positions if machine.learning.transposes else neurons
+    counts = count_bits(machine)
     digits = dict(digits_layout(machine))
     widths = {
         "kernel_height": kernel,
@@ -54,11 +58,11 @@ def descriptor_layout(machine: Machine) -> data.StructLayout:
         "width": side,
         "window_height": side,
         "window_width": side,
-        "positions": (machine.max_side**2).bit_length(),
-        "windows": neurons,
+        "positions": positions,
+        "windows": windows,
         "latents": neurons,
         "last_channels": machine.cols.bit_length(),
-        **count_bits(machine),
+        **counts,
         "slope_stride": machine.slope_addr_bits,
         "signal_stride": machine.signal_addr_bits,
         "a_base": words,
@@ -67,11 +71,21 @@ def descriptor_layout(machine: Machine) -> data.StructLayout:
         "next_channels": neurons,
         "w_base": machine.weight_addr_bits,
         "b_base": machine.bias_bank_addr_bits,
+        "slope_base": machine.slope_addr_bits,
+        "index_base": machine.index_addr_bits,
+        "grid_width": side,
+        "signal_base": machine.signal_addr_bits,
+        "below_base": machine.signal_addr_bits,
+        "below_windows": windows,
+        "below_channels": neurons,
+        "below_stride": machine.signal_addr_bits,
+        # Depthwise they are column tiles.
+        "row_tiles": max(counts["steps"], counts["col_tiles"]),
     }
     return data.StructLayout(
         {
             name: (signed if field.signed else unsigned)(min(field.width, widths.get(name, field.width)))
-            for name, field in WINDOWED_FIELDS.items()
+            for name, field in descriptor_kind(machine).fields.items()
             if name not in UNUSED_FIELDS
         }
     )
