@@ -41,9 +41,9 @@ SIGNAL_TAIL = 39
 PLAIN_SIGNAL_TAIL = 16
 """``signal`` of the output layer in a machine whose hidden layers form no scores, beyond the three walks over the
 classes."""
-LABEL_TAIL = 6
+LABEL_TAIL = 4
 """``signal`` of a hidden layer under ``drtp`` beyond the walk over the latents."""
-FEEDBACK_TAIL = 12
+FEEDBACK_TAIL = 11
 """``signal`` of a hidden layer under ``dfa`` beyond the walks over the sample's errors and the latents."""
 BACK_TAIL = 13
 """The way back through a layer (``bp``) beyond its steps, of a batch: what they made is on its way when it ends."""
@@ -112,11 +112,15 @@ def _met(place: int, kernel: int, stride: int) -> int:
 
 
 def update_cycles(descriptor: WindowedDescriptor, machine: Machine, batch: int) -> int:
-    """Cycles of a layer's ``update``, once for a batch of ``batch`` samples with labels; 0 where it is frozen."""
+    """Cycles of a layer's ``update``, once for a batch of ``batch`` samples with labels; 0 where it is frozen.
+
+    Where the rule waits, column tiles begin ``cols`` cycles apart at least, as their biases end one a cycle.
+    """
     if not descriptor.train:
         return 0
-    visits = descriptor.col_tiles * descriptor.steps * batch * descriptor.positions
-    return visits + machine.rows + machine.cols + UPDATE_TAIL
+    visits = descriptor.steps * batch * descriptor.positions
+    interval = max(visits, machine.cols if machine.learning.waits else 0)
+    return (descriptor.col_tiles - 1) * interval + visits + machine.rows + machine.cols + UPDATE_TAIL
 
 
 def finish_cycles(batch: int) -> int:
