@@ -460,7 +460,8 @@ def _geometry_fields(layer: LayerGeometry, machine: Machine, is_output: bool) ->
         pool_latent=int(layer.pool == "latent"),
         positions=windows.positions,
         windows=windows.count,
-        latents=windows.count * layer.channels,
+        # Of use to rules with a signal a latent; a map's pixels may be more than the field holds.
+        latents=0 if machine.learning.transposes else windows.count * layer.channels,
         channels=layer.channels,
         col_tiles=tiles,
         steps=layout.steps(layer, rows),
