@@ -81,7 +81,7 @@ def label(axes: Axes, ends: list[tuple[float, str, str]], x: float) -> None:
         highest = place[0] - gap
     for y, value, text, colour in places:
         axes.annotate(
-            f"{text} {value:.1f}",
+            f"{text} {value:.2f}",
             (x, value),
             xytext=(x * 1.025, y),
             textcoords="data",
