@@ -18,7 +18,8 @@ import numpy as np
 from golden.fast import FastModel
 from golden.windowed_fast import FastWindowedModel
 from sim.benches.networks import random_network, windowed_machine
-from sim.cycle.model import CYCLE_PHASES, training_step
+from sim.cycle.model import CYCLE_PHASES, MODELLED, inference_step, training_step
+from sim.cycle.step import Step
 from sim.rtl.backend import RtlBackend
 from spec.errors import SpecError, check_choice
 from spec.machine import Machine
@@ -28,7 +29,8 @@ from spec.timing import Phase
 
 __all__ = ["main"]
 
-LEARNING = tuple(name for name, rule in RULES.items() if rule.learns)
+RATED = [name for name, rule in RULES.items() if rule.learns and name != "lls"]
+"""Rules whose rate a recipe may name."""
 SHAPES = ((1, 1), (2, 2), (2, 4), (4, 2), (3, 5), (4, 4), (8, 8))
 """Arrays of the dense datapath."""
 WINDOWED_SHAPES = ((1, 1), (2, 2), (4, 2), (4, 4), (8, 8))
@@ -44,7 +46,7 @@ def main() -> int:
     parser.add_argument("--networks", type=int, default=100, help="how many (default: %(default)s)")
     parser.add_argument("--first", type=int, default=0, help="number of the first one (default: %(default)s)")
     parser.add_argument("--seed", type=int, default=0, help="what they are drawn from (default: %(default)s)")
-    parser.add_argument("--rules", default=",".join(LEARNING), help="of fully connected ones (default: %(default)s)")
+    parser.add_argument("--rules", default=",".join(RULES), help="of the machines (default: %(default)s)")
     parser.add_argument("--out", type=Path, required=True, help="folder for sweep.csv")
     arguments = parser.parse_args()
     try:
@@ -53,7 +55,7 @@ def main() -> int:
                 raise SpecError(f"--{name}", "must be 0 or more", getattr(arguments, name))
         rules = tuple(arguments.rules.split(","))
         for rule in rules:
-            check_choice("--rules", rule, LEARNING)
+            check_choice("--rules", rule, RULES)
     except SpecError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
@@ -69,13 +71,12 @@ def main() -> int:
 def designs(rules: tuple[str, ...]) -> Iterator[Design]:
     """The machines, each with classes and basis: one compiled design each."""
     bases = list(CLASSES_OF_BASIS.items())
-    for number, (rows, cols) in enumerate(SHAPES):
-        for rule in rules:
+    for shapes, machine_of in ((SHAPES, _dense_machine), (WINDOWED_SHAPES, _windowed_machine)):
+        for number, (rows, cols) in enumerate(shapes):
             basis, classes = bases[number % len(bases)]
-            yield _dense_machine(rows, cols, rule), classes, basis
-    for number, (rows, cols) in enumerate(WINDOWED_SHAPES):
-        basis, classes = bases[number % len(bases)]
-        yield windowed_machine(rows, cols), classes, basis
+            for rule in rules:
+                if machine_of is _dense_machine or rule not in MODELLED:
+                    yield machine_of(rows, cols, rule), classes, basis
 
 
 def sweep(numbers: range, seed: int, among: list[Design], path: Path) -> int:
@@ -110,16 +111,20 @@ def difference(machine: Machine, network: Network, samples: int, rng: np.random.
     model = (FastWindowedModel if network.windowed else FastModel)(network, machine, seed, train_hidden=not frozen)
     rtl = RtlBackend(network, machine, seed, train_hidden=not frozen)
     before = rtl.trace().astype(np.int64)
-    reports = [backend.train(x, labels) for backend in (rtl, model)]
+    if machine.learning.learns:
+        ours, theirs = (backend.train(x, labels).predictions for backend in (rtl, model))
+        expected = _cycles(machine, network, samples, frozen)
+    else:
+        ours, theirs = (backend.predict(x) for backend in (rtl, model))
+        expected = _cycles_of([(samples, inference_step(machine, network))])
     spent = rtl.trace().astype(np.int64) - before
-    if not np.array_equal(reports[0].predictions, reports[1].predictions):
-        return "predictions in training"
+    if not np.array_equal(ours, theirs):
+        return "predictions" + " in training" * machine.learning.learns
     pairs = zip(rtl.parameters(), model.parameters(), strict=True)
     for number, (ours, theirs) in enumerate(pairs):
         for part, a, b in zip(("weight", "bias"), ours, theirs, strict=True):
             if not np.array_equal(a, b):
                 return f"layer {number}, {part}: {int(np.sum(a != b))} of {a.size} codes"
-    expected = _cycles(machine, network, samples, frozen)
     for phase in CYCLE_PHASES:
         measured = spent[Phase[phase.upper()], : len(network.shapes)]
         if phase != "finish" and not np.array_equal(measured, expected[phase]):
@@ -131,14 +136,22 @@ def difference(machine: Machine, network: Network, samples: int, rng: np.random.
 
 def _cycles(machine: Machine, network: Network, samples: int, frozen: bool) -> dict[str, np.ndarray]:
     """By phase, a number a layer: of whole batches, and of one that is not filled."""
-    total = {phase: np.zeros(len(network.shapes), dtype=np.int64) for phase in CYCLE_PHASES}
     whole, rest = divmod(samples, network.recipe.batch)
-    for times, size in ((whole, network.recipe.batch), (1, rest)):
-        if times and size:
-            step = training_step(machine, network, rule=machine.rule, train_hidden=not frozen, batch=size)
-            for phase in CYCLE_PHASES:
-                total[phase] += times * np.array([layer.cycles[phase] for layer in step.layers])
-    return total
+    return _cycles_of(
+        [
+            (times, training_step(machine, network, train_hidden=not frozen, batch=size))
+            for times, size in ((whole, network.recipe.batch), (1, rest))
+            if times and size
+        ]
+    )
+
+
+def _cycles_of(steps: list[tuple[int, Step]]) -> dict[str, np.ndarray]:
+    """By phase, a number a layer, of steps that are done so many times."""
+    return {
+        phase: np.sum([[times * layer.cycles[phase] for layer in step.layers] for times, step in steps], axis=0)
+        for phase in CYCLE_PHASES
+    }
 
 
 def _dense_machine(rows: int, cols: int, rule: str) -> Machine:
@@ -147,6 +160,11 @@ def _dense_machine(rows: int, cols: int, rule: str) -> Machine:
         name=f"d{rows}x{cols}", rows=rows, cols=cols, weight_depth=4096, activation_depth=256, max_neurons=64,
         max_fan_in=64, bias_depth=256, max_layers=4, delta_bits=18, fraction_bits=12, result_fifo_depth=64, rule=rule,
     )  # fmt: skip
+
+
+def _windowed_machine(rows: int, cols: int, rule: str) -> Machine:
+    """Room for many networks that `random_network` draws; it draws again where there is too little."""
+    return windowed_machine(rows, cols, rule=rule)
 
 
 def _random_dense(rng: np.random.Generator, machine: Machine, classes: int, basis: str) -> Network:
@@ -158,7 +176,7 @@ def _random_dense(rng: np.random.Generator, machine: Machine, classes: int, basi
         hidden_rate_shift=int(rng.integers(2, 9)),
         output_rate_shift=int(rng.integers(2, 9)),
         temperature_shift=int(rng.integers(0, 3)),
-        rate_shifts=() if machine.rule == "lls" else ((machine.rule, int(rng.integers(0, 10))),),
+        rate_shifts=((machine.rule, int(rng.integers(0, 10))),) if machine.rule in RATED else (),
     )
     made = tuple(FullyConnected(width) for width in (*widths, classes))
     return Network("random", (int(rng.integers(1, 41)),), classes, basis, made, recipe)

@@ -242,11 +242,18 @@ def _signals(gradient, shift, neg, largest, delta):
 
 
 @_compiled
-def _hold(delta, full, neg):
-    """Takes back the signals that would push an activation further that is `full`, at the end that `neg` says."""
-    for i in range(full.shape[0]):
-        if full[i] and (delta[i] > 0 if neg[i] else delta[i] < 0):
+def _hold(delta, a):
+    """Takes back the signals that would push a saturated activation further."""
+    for i in range(a.shape[0]):
+        if (a[i] == 127 and delta[i] < 0) or (a[i] == -128 and delta[i] > 0):
             delta[i] = 0
+
+
+@_compiled
+def _label_gradient(row, fraction, back):
+    """Writes the label's `row` of the basis, times -256 and rounded, to `back`."""
+    for i in range(back.shape[0]):
+        back[i] = _rnd(-256 * np.int64(row[i]), fraction)
 
 
 @_compiled
@@ -360,8 +367,7 @@ def _run(
     fraction, largest = machine[BASIS_FRACTION], (1 << (machine[SIGNAL_BITS] - 1)) - 1
     waits, last = machine[WAITS] != 0, layers.shape[0] - 1
     widest = max(layers[:, N_OUT].max(), layers[:, N_IN].max())
-    a, neg = np.zeros(widest, np.int16), np.zeros((last + 1, widest), np.bool_)
-    full = np.zeros((last + 1, widest), np.bool_)
+    a, neg = np.zeros((last + 1, widest), np.int16), np.zeros((last + 1, widest), np.bool_)
     back, delta, below = np.zeros(widest, np.int32), np.zeros(widest, np.int16), np.zeros(widest, np.int16)
     gradient = np.zeros(widest, np.int64)
     part, sums = np.zeros(x.shape[0], np.int32), np.zeros(x.shape[0], np.int64)
@@ -379,8 +385,9 @@ def _run(
             if number == 0:
                 magnitude = _load_input(samples[s], inputs, rows, layer[ROW_TILES], span)
             else:
-                magnitude = _load_input(a[: layer[N_IN]], inputs, rows, layer[ROW_TILES], span)
-            output, score, negative = layer[IS_OUTPUT] != 0, scores[number], neg[number]
+                magnitude = _load_input(a[number - 1, : layer[N_IN]], inputs, rows, layer[ROW_TILES], span)
+            output, score = layer[IS_OUTPUT] != 0, scores[number]
+            activation, negative = a[number, :n_out], neg[number, :n_out]
             for j in range(n_out):
                 row = w[j * size : (j + 1) * size]
                 z = _dot(row, inputs) if magnitude < 1 << 16 else _long_dot(row, inputs)
@@ -389,8 +396,7 @@ def _run(
                     score[j] = _sat(_rnd(z, act_shift), 20)
                 else:
                     negative[j] = z < 0
-                    a[j] = _sat(_rnd(z >> 3 if z < 0 else z, act_shift), 8)
-                    full[number, j] = a[j] == 127 or a[j] == -128
+                    activation[j] = _sat(_rnd(z >> 3 if z < 0 else z, act_shift), 8)
             trains = layer[TRAINS] != 0 and label != NO_LABEL and not output and not waits
             formed[number] = output or (trains and machine[SCORES] != 0)
             if not trains:
@@ -398,7 +404,7 @@ def _run(
             k, first = 0, layer[TABLE_BASE]
             if machine[SCORES] != 0:
                 k = _hidden_signal(
-                    a[:n_out],
+                    activation,
                     negative,
                     tables[first : first + classes * n_out],
                     fraction,
@@ -411,10 +417,10 @@ def _run(
                     delta,
                 )
             else:
-                for i in range(n_out):
-                    gradient[i] = _rnd(-256 * np.int64(tables[first + label * n_out + i]), fraction)
+                first += label * n_out
+                _label_gradient(tables[first : first + n_out], fraction, gradient[:n_out])
                 _signals(gradient[:n_out], 2, negative, largest, delta)
-                _hold(delta, full[number, :n_out], negative)
+                _hold(delta, activation)
             _update_layer(layer, machine, w, b, inputs, delta, k, sequence, counters)
         predictions[s] = scores[last].argmax()
         learns = layers[last, TRAINS] != 0 or layers[last, TRAINS_BELOW] != 0
@@ -436,7 +442,7 @@ def _run(
                     first = layers[number - 1, TABLE_BASE]
                     _feedback(e, tables[first : first + classes * n_in], fraction, gradient[:n_in])
                     _signals(gradient[:n_in], 2, neg[number - 1], largest, below)
-                    _hold(below, full[number - 1, :n_in], neg[number - 1])
+                    _hold(below, a[number - 1, :n_in])
             if layer[TRAINS] != 0:
                 _update_layer(layer, machine, w, b, inputs, delta, 0, sequence, counters)
             if layer[TRAINS_BELOW] == 0:

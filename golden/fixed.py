@@ -24,6 +24,7 @@ from golden.signals import (
     back_sums,
     class_scores,
     feedback_delta,
+    held,
     hidden_delta,
     label_delta,
     norm_exponent,
@@ -273,6 +274,11 @@ class StatefulModel:
         self.load_parameters([(state[f"layer{n}_weight"], state[f"layer{n}_bias"]) for n in layers])
         self.update_steps, self.bias_steps = update_steps, bias_steps
 
+    def _check_learns(self) -> None:
+        """Refuses training on a machine for inference."""
+        if not self.machine.learning.learns:
+            raise SpecError(f"machine {self.machine.name}", "cannot train: its rule is inference")
+
     def _checked_parameters(self, parameters: Parameters) -> Parameters:
         """Copies of the parameters as int16, after checking them."""
         expected = self.network.shapes
@@ -308,11 +314,6 @@ class IntegerModel(StatefulModel):
 
     def _prepare(self) -> None:
         """What a subclass does before the first parameters come."""
-
-    def _check_learns(self) -> None:
-        """Refuses training on a machine for inference."""
-        if not self.machine.learning.learns:
-            raise SpecError(f"machine {self.machine.name}", "cannot train: its rule is inference")
 
 
 class FixedModel(IntegerModel):
@@ -385,7 +386,7 @@ class FixedModel(IntegerModel):
         """`(scores (K,), delta (n,), k)` of a hidden layer that waits for no other (`lls`, `drtp`)."""
         table, bits = self.tables[number], self.basis.fraction_bits
         if not self.machine.learning.scores:
-            return None, label_delta(label, table, bits, a, neg), 0
+            return None, held(label_delta(label, table, bits, neg), a), 0
         k = norm_exponent(sum_of_squares(a))
         score = class_scores(a, table, bits)
         error = softmax_error(score, label, self.layers[number].score_shift + k)
@@ -405,7 +406,8 @@ class FixedModel(IntegerModel):
                 if back:
                     delta = back_delta(back_sums(own, self.weights[number]), neg)
                 else:
-                    delta = feedback_delta(error, table, self.basis.fraction_bits, inputs[number], neg)
+                    fed_back = feedback_delta(error, table, self.basis.fraction_bits, neg)
+                    delta = held(fed_back, inputs[number])
             if layer.train:
                 self._update(number, inputs[number], own, layer.rate_shift)
             if not layer.trains_below:

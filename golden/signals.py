@@ -3,7 +3,10 @@
 The output layer's signal is its error. A hidden layer's is, by `spec.rules`, made of its own scores'
 error (`lls`: `hidden_delta`), of the label (`drtp`: `label_delta`), of the output layer's error
 (`dfa`: `feedback_delta`) or of the signal of the layer behind it (`bp`: `back_sums`, `back_delta`).
-`shift_delta` then puts it where the rate wants it. So a bench can check a unit by itself.
+`held` drops what would saturate further, `shift_delta` puts the rest where the rate wants it. So a
+bench can check a unit by itself.
+
+With convolutions `a` are the latents, and `neg` is False everywhere, as slopes are each pixel's.
 
 Arrays are int64 codes unless said otherwise: activation s8, 4 fraction bits; output score s20, 9;
 error s10, 8; learning signal s8, 6 in a hidden layer and 7 in the output layer, but s12, 11, in both
@@ -23,6 +26,7 @@ __all__ = [
     "back_sums",
     "class_scores",
     "feedback_delta",
+    "held",
     "hidden_delta",
     "label_delta",
     "norm_exponent",
@@ -112,25 +116,29 @@ def hidden_delta(
     return _sloped(gradient, 2, neg, SIGNAL_MAX)
 
 
-def label_delta(label: int, table: np.ndarray, fraction_bits: int, a: np.ndarray, neg: np.ndarray) -> np.ndarray:
+def label_delta(label: int, table: np.ndarray, fraction_bits: int, neg: np.ndarray) -> np.ndarray:
     """A hidden layer's signal under `drtp`, `(n,)`: -127…127 with 6 fraction bits.
 
     That of an error of -1 in the label's class and 0 elsewhere: `table`'s row of the label, negated.
-    `a`, `neg (n,)`: the hidden layer's.
+    `neg (n,)`: the hidden layer's.
     """
     gradient = rnd(-ONE * table[label].astype(np.int64), fraction_bits)
-    return _held(_sloped(gradient, 2, neg, SIGNAL_MAX), a)
+    return _sloped(gradient, 2, neg, SIGNAL_MAX)
 
 
-def feedback_delta(
-    error: np.ndarray, table: np.ndarray, fraction_bits: int, a: np.ndarray, neg: np.ndarray
-) -> np.ndarray:
+def feedback_delta(error: np.ndarray, table: np.ndarray, fraction_bits: int, neg: np.ndarray) -> np.ndarray:
     """A hidden layer's signal under `dfa`, `(n,)`: -127…127 with 6 fraction bits.
 
-    `error (K,)` the output layer's; `a`, `neg (n,)` the hidden layer's.
+    `error (K,)` the output layer's; `neg (n,)` the hidden layer's.
     """
     gradient = rnd(table.astype(np.int64).T @ error, fraction_bits)
-    return _held(_sloped(gradient, 2, neg, SIGNAL_MAX), a)
+    return _sloped(gradient, 2, neg, SIGNAL_MAX)
+
+
+def held(delta: np.ndarray, a: np.ndarray) -> np.ndarray:
+    """`delta`, but 0 where it would push a saturated activation `a` further, both `(n,)`."""
+    further = ((a == ACT_MAX) & (delta < 0)) | ((a == -ACT_MAX - 1) & (delta > 0))
+    return np.where(further, 0, delta)
 
 
 def back_sums(delta: np.ndarray, weight: np.ndarray) -> np.ndarray:
@@ -175,9 +183,3 @@ def _sloped(gradient: np.ndarray, shift: int, neg: np.ndarray, largest: int) -> 
     """A gradient by the activations as a signal: rounded, times the slope, clipped to `±largest`."""
     signal = rnd(gradient, shift)
     return np.clip(np.where(neg, rnd(signal, SLOPE_SHIFT), signal), -largest, largest)
-
-
-def _held(delta: np.ndarray, a: np.ndarray) -> np.ndarray:
-    """`delta`, but 0 where it would push a saturated activation `a` further."""
-    further = ((a == ACT_MAX) & (delta < 0)) | ((a == -ACT_MAX - 1) & (delta > 0))
-    return np.where(further, 0, delta)

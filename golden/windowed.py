@@ -1,12 +1,13 @@
 """The bit-exact integer model of networks with convolutions and mini-batches, in plain NumPy.
 
-`docs/convolutions.md` is what it follows. A layer reads a map and makes one; its latents are sums
-over windows of that map, and each window and channel gets one learning signal, which all of the
-window's pixels share. So a weight's gradient needs one product a window: the inputs that the
-weight saw there are added first, each times 8 or 1, the slope of its pixel. Signals and changes of
-the samples of a batch are formed with the weights before it; then the layer is updated once.
+`docs/convolutions.md` is what it follows, and section 5 of `docs/rules.md` for rules other than
+`lls`. A layer reads a map and makes one; its latents are sums over windows of that map, and each
+window and channel gets one learning signal, which all of the window's pixels share. So a weight's
+gradient needs one product a window: the inputs that the weight saw there are added first, each
+times 8 or 1, the slope of its pixel. Signals and changes of the samples of a batch are formed with
+the weights before it; then the layer is updated once.
 
-The functions stand in this order, each for one unit of the machine; scores, softmax and signal are
+The functions stand in this order, each for one unit of the machine; scores, softmax and signals are
 those of `golden.signals`. A fully connected layer is a convolution over one pixel.
 
 Arrays are int64 codes unless said otherwise; P is the number of positions of a layer's output map,
@@ -34,7 +35,10 @@ from golden.maps import by_channel, channel_patches, max_pool, patches, window_s
 from golden.signals import (
     SLOPE_SHIFT,
     class_scores,
+    feedback_delta,
+    held,
     hidden_delta,
+    label_delta,
     norm_exponent,
     output_delta,
     softmax_error,
@@ -51,9 +55,11 @@ from spec.windowed import WindowedLayer, windowed_layers
 __all__ = [
     "WindowedModel",
     "depthwise_random",
+    "feedback_signal",
     "gradient",
     "gradient_sums",
     "hidden_signal",
+    "label_signal",
     "layer_random",
     "layer_steps",
     "left_shift",
@@ -95,24 +101,44 @@ def next_map(a: np.ndarray, latents: np.ndarray, geometry: LayerGeometry) -> np.
     return max_pool(a[None])[0] if geometry.pool == "max" else a
 
 
-# The learning signal.
+# Hidden layers' learning signals: one for each window and channel, -127…127 with 6 fraction bits, no
+# slope. `table` is int8 `(K, n)` with `fraction_bits`, of the latents by channel.
 
 
 def hidden_signal(
     latents: np.ndarray, label: int, table: np.ndarray, fraction_bits: int, score_shift: int
 ) -> tuple[np.ndarray, np.ndarray, int]:
-    """`(scores (K,), d (windows, N), k)`: a signal for each window and channel, -127…127, no slope.
+    """`(scores (K,), d (windows, N), k)` under `lls`, of `latents (gh, gw, N)`.
 
-    `latents (gh, gw, N)`; `table` int8 `(K, n)` with `fraction_bits`, of the latents by channel.
     The signal is the gradient times the norm, and `k` is the norm's exponent.
     """
     flat = by_channel(latents[None])[0]
     k = norm_exponent(sum_of_squares(flat))
     scores = class_scores(flat, table, fraction_bits)
     error = softmax_error(scores, label, score_shift + k)
-    no_slope = np.zeros(len(flat), dtype=bool)
-    d = hidden_delta(error, scores, flat, no_slope, table, fraction_bits)
-    return scores, d.reshape(latents.shape[2], -1).T, k
+    d = hidden_delta(error, scores, flat, _no_slope(table), table, fraction_bits)
+    return scores, _by_window(d, latents.shape[2]), k
+
+
+def label_signal(latents: np.ndarray, label: int, table: np.ndarray, fraction_bits: int) -> np.ndarray:
+    """`d (windows, N)` under `drtp`, of `latents (gh, gw, N)`."""
+    d = label_delta(label, table, fraction_bits, _no_slope(table))
+    return _by_window(held(d, by_channel(latents[None])[0]), latents.shape[2])
+
+
+def feedback_signal(error: np.ndarray, table: np.ndarray, fraction_bits: int, channels: int) -> np.ndarray:
+    """`d (windows, N)` under `dfa`, of the output layer's `error (K,)`, also where latents saturate."""
+    return _by_window(feedback_delta(error, table, fraction_bits, _no_slope(table)), channels)
+
+
+def _no_slope(table: np.ndarray) -> np.ndarray:
+    """That no latent is negative, `(n,)`: slopes are the pixels', and in `gradient_sums`."""
+    return np.zeros(table.shape[1], dtype=bool)
+
+
+def _by_window(d: np.ndarray, channels: int) -> np.ndarray:
+    """`(windows, N)` of what is numbered by channel, `(n,)`."""
+    return d.reshape(channels, -1).T
 
 
 # Update.
@@ -187,7 +213,7 @@ class _Passed:
 
 
 class WindowedModel(StatefulModel):
-    """The arithmetic of `docs/convolutions.md` in plain NumPy.
+    """The arithmetic of `docs/convolutions.md` in plain NumPy, by the machine's rule (`docs/rules.md`).
 
     SpecError for a network of the other arithmetic (`golden.fixed`), or one that does not fit the
     machine; `seed` is that of the initial parameters.
@@ -221,13 +247,14 @@ class WindowedModel(StatefulModel):
         self.biases = [bias for _, bias in checked]
 
     def step(self, x: np.ndarray, label: int | None = None) -> StepResult:
-        """One sample, int8 `(features,)`; a batch of its own, to train on, unless `label` is None."""
+        """One sample, int8 `(features,)`, a batch of its own; trains on it as `run` does."""
         return self.run(np.asarray(x)[None], None if label is None else np.array([label]))[0]
 
     def train(self, x: np.ndarray, labels: np.ndarray) -> TrainReport:
         """Trains on samples int8 `(N, features)`, batch after batch; predictions are from before
-        each update.
+        each update. SpecError on a machine for inference.
         """
+        self._check_learns()
         return TrainReport(_predictions(self.run(x, np.asarray(labels))))
 
     def predict(self, x: np.ndarray) -> np.ndarray:
@@ -235,7 +262,9 @@ class WindowedModel(StatefulModel):
         return _predictions(self.run(x, None))
 
     def run(self, x: np.ndarray, labels: np.ndarray | None) -> list[StepResult]:
-        """Samples int8 `(N, features)`, batch after batch; trains on them unless `labels` is None."""
+        """Samples int8 `(N, features)`, batch after batch; trains on them unless `labels` is None or the
+        rule `inference`.
+        """
         x, checked = checked_samples(self.network, x, labels)
         results = []
         for start in range(0, len(x), self.batch):
@@ -246,18 +275,22 @@ class WindowedModel(StatefulModel):
 
     def _batch(self, maps: list[np.ndarray], labels: list[int] | None) -> list[StepResult]:
         """A batch, layer by layer; it is not trained on if `labels` is None."""
+        waits = self.machine.learning.waits
+        through: list[list[_Passed]] = []
         scores: list[list[np.ndarray | None]] = []
         for number, layer in enumerate(self.layers):
             passed = [self._forward(number, x) for x in maps]
-            found: list[np.ndarray | None] = [None] * len(passed)
-            if layer.is_output:
-                found = [sample.latents for sample in passed]
-            if labels is not None and layer.train:
-                signals = [self._signal(number, *pair) for pair in zip(passed, labels, strict=True)]
+            found: list[np.ndarray | None] = [sample.latents if layer.is_output else None for sample in passed]
+            if labels is not None and waits:
+                through.append(passed)
+            elif labels is not None and layer.train:
+                signals = [self._own_signal(number, *pair) for pair in zip(passed, labels, strict=True)]
                 found = [signal[0] for signal in signals]
                 self._update(number, passed, [signal[1:] for signal in signals])
             scores.append(found)
             maps = [sample.out for sample in passed]
+        if labels is not None and waits:
+            self._learn_back(through, labels)
         return [StepResult(int(sample[-1].argmax()), sample) for sample in zip(*scores, strict=True)]
 
     def _forward(self, number: int, x: np.ndarray) -> _Passed:
@@ -274,14 +307,31 @@ class WindowedModel(StatefulModel):
         latents = window_latents(a, geometry)
         return _Passed(seen, neg, latents, next_map(a, latents, geometry))
 
-    def _signal(self, number: int, sample: _Passed, label: int) -> tuple[np.ndarray, np.ndarray, int]:
-        """A sample's `(scores, d (windows, N), k)` in a layer."""
-        layer = self.layers[number]
+    def _own_signal(self, number: int, sample: _Passed, label: int) -> tuple[np.ndarray | None, np.ndarray, int]:
+        """A sample's `(scores (K,), d (windows, N), k)` in a layer that waits for no other."""
+        layer, table, bits = self.layers[number], self.tables[number], self.basis.fraction_bits
         if layer.is_output:
             d = output_delta(softmax_error(sample.latents, label, layer.score_shift))
             return sample.latents, d[None], 0
-        bits = self.basis.fraction_bits
-        return hidden_signal(sample.latents, label, self.tables[number], bits, layer.score_shift)
+        if not self.machine.learning.scores:
+            return None, label_signal(sample.latents, label, table, bits), 0
+        return hidden_signal(sample.latents, label, table, bits, layer.score_shift)
+
+    def _learn_back(self, through: list[list[_Passed]], labels: list[int]) -> None:
+        """Updates layers from a batch that went `through` all of them, the last first, by its errors (`dfa`)."""
+        shift = self.layers[-1].score_shift
+        ends = zip(through[-1], labels, strict=True)
+        errors = [softmax_error(sample.latents, label, shift) for sample, label in ends]
+        for number, layer in reversed(list(enumerate(self.layers))):
+            if layer.train:
+                self._update(number, through[number], [(self._fed_back(number, error), 0) for error in errors])
+
+    def _fed_back(self, number: int, error: np.ndarray) -> np.ndarray:
+        """A layer's `d (windows, N)` of the output layer's `error (K,)`."""
+        layer = self.layers[number]
+        if layer.is_output:
+            return output_delta(error)[None]
+        return feedback_signal(error, self.tables[number], self.basis.fraction_bits, layer.geometry.channels)
 
     def _update(self, number: int, samples: list[_Passed], signals: list[tuple[np.ndarray, int]]) -> None:
         """Updates a layer from a batch, and counts the steps, those of padding too."""

@@ -40,7 +40,17 @@ from numba.core import cgutils, types
 from numba.core.datamodel import models
 from numba.extending import intrinsic, lower_builtin, register_model, type_callable
 
-from golden.fast import _compiled, _hidden_signal, _rnd, _sat, _softmax_error
+from golden.fast import (
+    _compiled,
+    _feedback,
+    _hidden_signal,
+    _hold,
+    _label_gradient,
+    _rnd,
+    _sat,
+    _signals,
+    _softmax_error,
+)
 from golden.fixed import StatefulModel, StepResult, checked_samples
 from golden.train import Parameters, TrainReport, initial_windowed_codes
 from spec.lfsr import PERIOD, SEQUENCE, TAPS, offset
@@ -247,14 +257,23 @@ LAYER = np.dtype(
             # where the next layer's map begins inside its border, and a row of that map
             *("pool", "next_start", "next_row_size"),
             *("taps", "pairs", "tap_rows", "panels", "rows"),
-            *("weight_base", "channel_base", "table_base"),
+            *("weight_base", "channel_base", "table_base", "gain_base"),
             *("row_tiles", "col_tiles", "lfsr_rows"),
             *("in_frac", "latent_shift", "act_shift", "score_shift", "rate_shift", "coarse", "left_max"),
             *("is_output", "train"),
         )
     ]
 )
-MACHINE = np.dtype([(name, np.int64) for name in ("rows", "cols", "fraction_bits", "lfsr_stride", "basis_fraction")])
+MACHINE = np.dtype(
+    [
+        (name, np.int64)
+        for name in (
+            *("rows", "cols", "fraction_bits", "lfsr_stride", "basis_fraction"),
+            # what `spec.rules.Rule` says
+            *("scores", "waits"),
+        )
+    ]
+)
 
 
 class _Memory(NamedTuple):
@@ -282,7 +301,9 @@ class _Memory(NamedTuple):
     """int32: a layer's biases with the fraction bits of `z`."""
     a: np.ndarray
     gain: np.ndarray
-    """int16 (positions of the batch, padded channels): outputs, and by how much a pixel counts, 8 or 1."""
+    """int16 (positions of the batch, padded channels): outputs, and by how much a pixel counts, 8 or 1; where layers
+    wait for the output layer's error, the gains of each have a place of their own.
+    """
     sums: np.ndarray
     latents: np.ndarray
     delta: np.ndarray
@@ -305,10 +326,10 @@ class _Memory(NamedTuple):
     """int32: pairs of LFSRs."""
     scores: np.ndarray
     """int64 (batch, L, K): of the layers that form them."""
-    error: np.ndarray
+    errors: np.ndarray
     back: np.ndarray
     positive: np.ndarray
-    """int64 (K,), int32 (latents,), bool (latents,), all False: of the learning signal."""
+    """int64 (batch, K), int32 (latents,), bool (latents,), all False: of the learning signal."""
 
 
 # The kernel.
@@ -419,7 +440,7 @@ def _activate(layer, m, first, rows):
             a = ((z >> (negative & 3)) + half) >> shift
             target = (first + row) * layer.padded + j
             _store(m.a, target, _largest(_least(a, 127), -128))
-            _store(m.gain, target, (negative & -7) + 8)
+            _store(m.gain, layer.gain_base + target, (negative & -7) + 8)
 
 
 @_inner
@@ -433,7 +454,7 @@ def _activate_wide(layer, m, first, rows):
             negative = z >> 63
             a = ((z >> (negative & 3)) + half) >> shift
             m.a[target + j] = min(max(a, -128), 127)
-            m.gain[target + j] = (negative & -7) + 8
+            m.gain[layer.gain_base + target + j] = (negative & -7) + 8
 
 
 @_inner
@@ -506,6 +527,56 @@ def _hand_on(layer, m, sample, target):
                 m.maps[to + j] = max(best, source[lower + j], source[lower + right + j])
 
 
+# Learning signals: each writes a sample's to `delta`.
+
+
+@_inner
+def _output_signal(layer, m, sample, label, score):
+    """The output layer's, and its error."""
+    first, error = sample * layer.padded, m.errors[sample]
+    _softmax_error(score, label, layer.score_shift, m.small, error)
+    for c in range(layer.channels):
+        m.delta[first + c] = min(max(_rnd(error[c], 1), -127), 127)
+    m.delta[first + layer.channels : first + layer.padded] = 0
+    m.gain[layer.gain_base + first : layer.gain_base + first + layer.padded] = 8
+
+
+@_inner
+def _own_signal(layer, machine, m, sample, label, score):
+    """A hidden layer's from its latents and the label, with its scores where it forms them; returns the norm's exponent
+    or 0.
+    """
+    size, table = layer.windows * layer.padded, m.tables[layer.table_base :]
+    latents, back, delta = m.latents[:size], m.back[:size], m.delta[sample * size : (sample + 1) * size]
+    if machine.scores == 0:
+        _label_gradient(table[label * size : (label + 1) * size], machine.basis_fraction, back)
+        _signals(back, 2, m.positive, 127, delta)
+        _hold(delta, latents)
+        return 0
+    return _hidden_signal(
+        latents,
+        m.positive,
+        table,
+        machine.basis_fraction,
+        label,
+        layer.score_shift,
+        m.small,
+        score,
+        m.errors[sample],
+        back,
+        delta,
+    )
+
+
+@_inner
+def _fed_back(layer, machine, m, sample):
+    """A hidden layer's from the output layer's error."""
+    size = layer.windows * layer.padded
+    back = m.back[:size]
+    _feedback(m.errors[sample], m.tables[layer.table_base :], machine.basis_fraction, back)
+    _signals(back, 2, m.positive, 127, m.delta[sample * size : (sample + 1) * size])
+
+
 # Update.
 
 
@@ -514,7 +585,7 @@ def _find_signals(layer, m, first, rows):
     """Where rows `first…` find gain and signal."""
     for row in range(rows):
         sample, position = m.order[(first + row) // layer.positions], (first + row) % layer.positions
-        m.gain_at[row] = (sample * layer.positions + position) * layer.padded
+        m.gain_at[row] = layer.gain_base + (sample * layer.positions + position) * layer.padded
         m.delta_at[row] = (sample * layer.windows + m.windows[layer.window_base + position]) * layer.padded
 
 
@@ -716,7 +787,7 @@ def _update(layer, machine, m, count, counters):
             if filled > 0 and (left != lowest or filled + (rows << extra) > ROOM):
                 total = _collect(layer, m, total, left)
                 filled = 0
-            again = count > 1 or layer.positions > layer.rows
+            again = machine.waits != 0 or count > 1 or layer.positions > layer.rows
             _gradient(layer, m, row, rows, again, filled > 0, lowest + layer.in_frac)
             filled += rows << extra
             left = lowest
@@ -750,11 +821,11 @@ def _left(layer, machine, k):
 def _batch(samples, labels, layers, machine, m, counters, predictions):
     """One batch; without an update if the labels are none. Writes `predictions`."""
     count, last = samples.shape[0], layers.shape[0] - 1
-    classes = m.scores.shape[2]
+    labelled, waits = labels[0] != NO_LABEL, machine.waits != 0
     _spread_input(layers[0], m, samples)
     for number in range(last + 1):
         layer = layers[number]
-        trains = layer.train != 0 and labels[0] != NO_LABEL
+        trains = labelled and layer.train != 0 and (layer.is_output != 0 or not waits)
         for j in range(layer.channels):
             m.lifted[j] = np.int32(m.biases[layer.channel_base + j]) << layer.in_frac
         m.lifted[layer.channels : layer.padded] = 0
@@ -763,38 +834,29 @@ def _batch(samples, labels, layers, machine, m, counters, predictions):
         for row in range(0, count * layer.positions, layer.rows):
             rows = min(layer.rows, count * layer.positions - row)
             _forward_rows(layer, m, row, rows, m.scores[:, number])
-        signals = layer.windows * layer.padded
         for s in range(count):
+            score = m.scores[s, number]
             if layer.is_output:
-                predictions[s] = m.scores[s, number].argmax()
+                predictions[s] = score.argmax()
                 if trains:
-                    _softmax_error(m.scores[s, number], labels[s], layer.score_shift, m.small, m.error)
-                    for c in range(classes):
-                        m.delta[s * signals + c] = min(max(_rnd(m.error[c], 1), -127), 127)
-                    m.delta[s * signals + classes : (s + 1) * signals] = 0
-                    m.gain[s * layer.padded : (s + 1) * layer.padded] = 8
+                    _output_signal(layer, m, s, labels[s], score)
                     m.left[s] = _left(layer, machine, 0)
                 continue
             if trains or layer.pool == 2:
                 _form_latents(layer, m, s)
             _hand_on(layer, m, s, layer.next_start + s * layers[number + 1].map_size)
             if trains:
-                k = _hidden_signal(
-                    m.latents[:signals],
-                    m.positive,
-                    m.tables[layer.table_base : layer.table_base + classes * signals],
-                    machine.basis_fraction,
-                    labels[s],
-                    layer.score_shift,
-                    m.small,
-                    m.scores[s, number],
-                    m.error,
-                    m.back[:signals],
-                    m.delta[s * signals : (s + 1) * signals],
-                )
-                m.left[s] = _left(layer, machine, k)
+                m.left[s] = _left(layer, machine, _own_signal(layer, machine, m, s, labels[s], score))
         if trains:
             _update(layer, machine, m, count, counters)
+    if labelled and waits:
+        for number in range(last - 1, -1, -1):
+            layer = layers[number]
+            if layer.train != 0:
+                for s in range(count):
+                    _fed_back(layer, machine, m, s)
+                    m.left[s] = _left(layer, machine, 0)
+                _update(layer, machine, m, count, counters)
 
 
 @_inner
@@ -857,11 +919,15 @@ class FastWindowedModel(StatefulModel):
             self._memory.biases[layer["channel_base"] :][: len(bias)] = bias
 
     def step(self, x: np.ndarray, label: int | None = None) -> StepResult:
-        """One sample, int8 `(features,)`; a batch of its own, to train on, unless `label` is None."""
+        """One sample, int8 `(features,)`, a batch of its own; trains on it as `run` does."""
         return self.run(np.asarray(x)[None], None if label is None else np.array([label]))[0]
 
     def train(self, x: np.ndarray, labels: np.ndarray) -> TrainReport:
-        """Trains on samples int8 `(N, features)`, batch after batch; predictions are from before each update."""
+        """Trains on samples int8 `(N, features)`, batch after batch; predictions are from before each update.
+
+        SpecError on a machine for inference.
+        """
+        self._check_learns()
         return TrainReport(self._run(*checked_samples(self.network, x, np.asarray(labels)), self.batch))
 
     def predict(self, x: np.ndarray) -> np.ndarray:
@@ -869,9 +935,12 @@ class FastWindowedModel(StatefulModel):
         return self._run(*checked_samples(self.network, x, None), self._group)
 
     def run(self, x: np.ndarray, labels: np.ndarray | None) -> list[StepResult]:
-        """Samples int8 `(N, features)`, batch after batch; trains on them unless `labels` is None."""
+        """Samples int8 `(N, features)`, batch after batch; trains on them unless `labels` is None or the rule
+        `inference`.
+        """
         codes, checked = checked_samples(self.network, x, labels)
-        formed = [layer.is_output or (layer.train and labels is not None) for layer in self.layers]
+        forms = labels is not None and self.machine.learning.scores
+        formed = [layer.is_output or (layer.train and forms) for layer in self.layers]
         results = []
         for first in range(0, len(codes), self.batch):
             part = slice(first, first + self.batch)
@@ -911,6 +980,7 @@ class FastWindowedModel(StatefulModel):
         self._machine["fraction_bits"] = machine.fraction_bits
         self._machine["lfsr_stride"] = offset(machine, 1)
         self._machine["basis_fraction"] = self.basis.fraction_bits
+        self._machine["scores"], self._machine["waits"] = machine.learning.scores, machine.learning.waits
         table = {name: self._layers[name] for name in LAYER.names or ()}
         padded, classes = table["padded"], self.network.classes
         patches = np.zeros(_room((table["rows"] + 4) * table["pairs"]), dtype=np.int32)
@@ -931,7 +1001,7 @@ class FastWindowedModel(StatefulModel):
             wide_z=np.zeros(int(wide), dtype=np.int64),
             lifted=np.zeros(int(padded.max()), dtype=np.int32),
             a=np.zeros(_room(samples * table["positions"] * padded), dtype=np.int16),
-            gain=np.zeros(_room(samples * table["positions"] * padded), dtype=np.int16),
+            gain=np.zeros(_room(table["gain_base"] + samples * table["positions"] * padded), dtype=np.int16),
             sums=np.zeros(latents, dtype=np.int32),
             latents=np.zeros(latents, dtype=np.int16),
             delta=np.zeros(samples * latents, dtype=np.int16),
@@ -945,7 +1015,7 @@ class FastWindowedModel(StatefulModel):
             bias_gradient=np.zeros(int(padded.max()), dtype=np.int64),
             states=np.zeros((machine.rows + 1) * PANEL, dtype=np.int32),
             scores=np.zeros((samples, len(geometries), classes), dtype=np.int64),
-            error=np.zeros(classes, dtype=np.int64),
+            errors=np.zeros((samples, classes), dtype=np.int64),
             back=np.zeros(latents, dtype=np.int32),
             positive=np.zeros(latents, dtype=np.bool_),
         )
@@ -1043,6 +1113,8 @@ def _layer_table(layers: Sequence[WindowedLayer], machine: Machine, samples: int
             table[name][number] = value
     table["map_base"] = _bases(samples * table["map_size"])
     table["window_base"] = _bases(table["positions"])
+    if machine.learning.waits:
+        table["gain_base"] = _bases(samples * table["positions"] * table["padded"])
     table["weight_base"] = _bases(table["panels"] * table["pairs"] * PANEL)
     table["channel_base"] = _bases(table["padded"])
     sizes = table["windows"] * table["padded"] * layers[-1].geometry.channels

@@ -22,8 +22,7 @@ from spec.memory_map import (
     registers_of,
     version_value,
 )
-from spec.program import DESCRIPTOR_STRIDE
-from spec.windowed_program import WINDOWED_STRIDE
+from spec.windowed_program import descriptor_kind
 
 __all__ = ["Bus", "BusSignature"]
 
@@ -96,8 +95,7 @@ class Bus(wiring.Component):
 
     def __init__(self, machine: Machine):
         self._machine = machine
-        stride = WINDOWED_STRIDE if machine.windowed else DESCRIPTOR_STRIDE
-        self._layer_addr_bits = (machine.max_layers * stride - 1).bit_length()
+        self._layer_addr_bits = (machine.max_layers * descriptor_kind(machine).spacing() - 1).bit_length()
         elements = machine.activation_addr_bits + machine.row_bits  # a number of the memory's
         windowed = {
             "batch": Out(range(machine.max_batch + 1), init=WINDOWED_REGISTERS["BATCH"].reset),  # pyright: ignore[reportCallIssue]

@@ -33,18 +33,10 @@ from spec.machine import (
     Machine,
 )
 from spec.network import NO_LABEL, Network
-from spec.program import (
-    DESCRIPTOR_STRIDE,
-    DESCRIPTOR_WORDS,
-    FIELDS,
-    Field,
-    Program,
-    encode,
-    program_for,
-)
+from spec.program import Program, encode, program_for
 from spec.qformat import QFormat
 from spec.rules import BACK_FRAC
-from spec.windowed_program import WINDOWED_FIELDS, WINDOWED_STRIDE, WINDOWED_WORDS, WindowedProgram
+from spec.windowed_program import WindowedProgram, descriptor_kind
 
 __all__ = ["TOP", "Generated", "describe", "generate"]
 
@@ -116,9 +108,9 @@ _PROTOCOL = {
     "BATCH samples left writes their number to BATCH before it sends them, or sends one without a label. A batch "
     "begins when the results of BATCH samples (of one, if it has no label) fit the result FIFO. BATCH may be written "
     "whenever no batch waits half complete.",
-    "results": "With CTRL.scores the class scores come first: layer by layer, in a layer sample by sample, of each "
-    "layer that trains (with labels) or is the output layer. Then one beat with last = 1 a sample, in order: the "
-    "prediction, with the parameters from before the batch. A batch of one sample is as it is without batches.",
+    "results": "With CTRL.scores the class scores come first: {scores}. Then one beat with last = 1 a sample, in "
+    "order: the prediction, with the parameters from before the batch. A batch of one sample is as it is without "
+    "batches.",
     "ring": "Samples wait in INPUT_SLOTS slots of INPUT_WORDS words a bank, BATCH or more; rows of INPUT_ROW elements "
     "have INPUT_GAP elements between them. Slots are free again when the first layer is done with the batch. A write "
     "of INPUT_SLOTS or INPUT_WORDS waits until no batch is worked on, and empties the ring.",
@@ -128,6 +120,10 @@ _PROTOCOL = {
     "biases": "The bias of channel j is in bank j % cols, word b_base + j // cols.",
 }
 """What a driver has to know of machines with batches, beyond what `docs/architecture.md` says of streams."""
+_HIDDEN_SCORES = (
+    "layer by layer, in a layer sample by sample, of each layer that trains (with labels) or is the output layer"
+)
+_OUTPUT_SCORES = "sample by sample, of the output layer"
 _SUMMARY = {
     "prediction": "the class with the highest score of the output layer, with the weights from before this sample",
     "label": "the sample's label, as it came",
@@ -142,16 +138,10 @@ class _Kind:
     streams: Mapping[str, tuple[StructLayout, dict[str, str]]]
     bias_bits: tuple[str, ...]
     timing: ModuleType
-    words: int
-    stride: int
-    fields: Mapping[str, Field]
 
 
-_DENSE = _Kind(_PORTS, _STREAMS, ("bias_addr_bits",), timing, DESCRIPTOR_WORDS, DESCRIPTOR_STRIDE, FIELDS)
-_WINDOWED = _Kind(
-    _WINDOWED_PORTS, _WINDOWED_STREAMS, ("bias_bank_addr_bits", "slope_addr_bits", "signal_addr_bits"),
-    windowed_timing, WINDOWED_WORDS, WINDOWED_STRIDE, WINDOWED_FIELDS,
-)  # fmt: skip
+_DENSE = _Kind(_PORTS, _STREAMS, ("bias_addr_bits",), timing)
+_WINDOWED = _Kind(_WINDOWED_PORTS, _WINDOWED_STREAMS, ("bias_bank_addr_bits",), windowed_timing)
 
 
 @dataclass(frozen=True)
@@ -171,11 +161,13 @@ class Generated:
 def describe(core: Core, network: Network, text: str) -> dict[str, object]:
     """What stands in the `.json` beside the Verilog `text` of `core`: plain values only."""
     machine, basis = core.machine, core.basis
-    kind = _WINDOWED if machine.windowed else _DENSE
+    kind, descriptor = _WINDOWED if machine.windowed else _DENSE, descriptor_kind(machine)
     program = program_for(network, machine)
     rule = machine.learning
     derived = ("psum_bits", "acc_bits", *(("norm_bits",) if rule.scores else ()), "weight_addr_bits",
-               "activation_addr_bits", *kind.bias_bits, "row_bits", "col_bits", "neuron_bits", "layer_bits",
+               "activation_addr_bits", *kind.bias_bits,
+               *(("slope_addr_bits", "signal_addr_bits") if machine.windowed and rule.learns else ()),
+               "row_bits", "col_bits", "neuron_bits", "layer_bits",
                *(("back_sum_bits",) if rule.transposes else ()))  # fmt: skip
     left_out = ("device",) if machine.windowed else ("device", *WINDOWED_KEYS)
     ports = [
@@ -218,18 +210,18 @@ def describe(core: Core, network: Network, text: str) -> dict[str, object]:
         },
         "memory_map": memory_map.describe(machine),
         "descriptor": {
-            "words": kind.words,
-            "stride": kind.stride,
+            "words": descriptor.words(),
+            "stride": descriptor.spacing(),
             "fields": {
                 name: {"word": f.word, "lsb": f.lsb, "width": f.width, "signed": f.signed}
-                for name, f in kind.fields.items()
+                for name, f in descriptor.fields.items()
             },
         },
         "program": {
             "registers": _registers(program),
             "layers": [
                 {
-                    "fields": {name: getattr(layer, name) for name in kind.fields},
+                    "fields": {name: getattr(layer, name) for name in descriptor.fields},
                     "words": list(encode(layer)),
                     "address": memory_map.program_address(machine, number, 0),
                 }
@@ -238,7 +230,8 @@ def describe(core: Core, network: Network, text: str) -> dict[str, object]:
         },
     }
     if machine.windowed:
-        described["protocol"] = dict(_PROTOCOL)
+        scores = _HIDDEN_SCORES if rule.scores else _OUTPUT_SCORES
+        described["protocol"] = {name: text.format(scores=scores) for name, text in _PROTOCOL.items()}
     return described
 
 
@@ -358,20 +351,21 @@ def _constants(kind: _Kind, machine: Machine) -> dict[str, int]:
     """The latencies of the machine's phases, by their names in `spec.timing` or its like, those of its rule."""
     constants = {name: value for name, value in vars(kind.timing).items() if name.isupper() and isinstance(value, int)}
     rule = machine.learning
-    if machine.windowed:
-        return constants
     plain = {name: constants.pop(f"PLAIN_{name}") for name in ("SIGNAL_TAIL", "ARGMAX_TAIL")}
     if not rule.scores:
         constants |= plain
-    lacks = [] if rule.transposes else ["BACK_TAIL"]
-    if rule.learns:
+    if rule.learns and not machine.windowed:
         constants |= {
             "DELTA_LATENCY": timing.delta_latency(machine.rule),
             "UPDATE_TAIL": timing.update_tail(machine.rule),
         }
-    else:
-        lacks += ["SIGNAL_TAIL", "DELTA_LATENCY", "UPDATE_TAIL"]
-    return {name: value for name, value in constants.items() if name not in lacks}
+    has = {
+        "BACK_TAIL": rule.transposes,
+        "LABEL_TAIL": rule.error == "label",
+        "FEEDBACK_TAIL": rule.error == "output",
+        **dict.fromkeys(("SIGNAL_TAIL", "DELTA_LATENCY", "UPDATE_TAIL"), rule.learns),
+    }
+    return {name: value for name, value in constants.items() if has.get(name, True)}
 
 
 def _registers(program: Program | WindowedProgram) -> dict[str, int]:

@@ -101,6 +101,11 @@ class LayerGeometry:
         return self.output[0] * self.output[1]
 
     @property
+    def positions_log2(self) -> int:
+        """``round(log2(positions))``, as :attr:`area_log2`."""
+        return (self.positions**2).bit_length() // 2
+
+    @property
     def windows(self) -> int:
         """Latent windows of a channel."""
         return math.prod(self.grid)

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from dataclasses import MISSING, dataclass, fields
+from dataclasses import MISSING, dataclass, fields, replace
+from typing import Any
 
 from spec.errors import SpecError, check_choice, check_int, check_number, check_text, located
 from spec.qformat import QFormat, signed_bits
@@ -15,6 +16,7 @@ __all__ = [
     "ACT_FRAC",
     "ACTIVATION_FORMAT",
     "BIAS_LEFT_SHIFT",
+    "DEPTHS",
     "ERROR_BITS",
     "ERROR_FRAC",
     "INPUT_FORMAT",
@@ -53,6 +55,8 @@ INPUT_FORMAT = QFormat(ACT_BITS - INPUT_FRAC, INPUT_FRAC)
 _FAMILIES = {"ecp5": ("25k", "45k", "85k"), "ice40": ("up5k",)}
 WINDOWED_KEYS = ("max_batch", "max_side", "slope_depth", "signal_depth")
 """Keys that only machines with ``gradient_bits`` have."""
+DEPTHS = ("activation_depth", "slope_depth", "signal_depth")
+"""Keys of memories that rules need of different sizes."""
 # |weight * activation| <= 2^15 * 2^7, reached by the two most negative codes.
 _PRODUCT_LOG2 = WEIGHT_BITS - 1 + ACT_BITS - 1
 _BACK_PRODUCT_LOG2 = WEIGHT_BITS - 1 + BACK_BITS - 1
@@ -94,13 +98,16 @@ class Machine:
     bits below a weight, ``result_fifo_depth`` the beats of the result FIFO. ``gradient_bits`` is the
     width of a sum of gradients over positions and samples; 0 for a machine that has none, and runs
     fully connected layers at batch 1 only. ``rule`` is the learning rule it is built for, a name of
-    :data:`spec.rules.RULES`; with ``inference`` ``delta_bits`` and ``fraction_bits`` are of no use.
+    :data:`spec.rules.RULES`; with ``inference`` ``delta_bits`` and ``fraction_bits`` are of no use, nor are
+    ``slope_depth`` and ``signal_depth``, and ``gradient_bits`` only says which datapath it is.
 
     With ``gradient_bits`` (``docs/convolutions.md``, section 6): ``max_batch`` samples of a batch,
     ``max_side`` the largest height or width of a map, ``slope_depth`` words of ``cols`` slope bits,
     ``signal_depth`` words (a shifted signal) in each of ``cols`` banks; ``bias_depth`` is in ``cols``
     banks then, ``max_neurons`` counts a layer's latents and ``max_fan_in`` its taps or the channels
     that it reads, whichever are more. Without it these four must be left out.
+
+    ``rules``: pairs of a rule and what it has of :data:`DEPTHS`, as pairs, for :meth:`built_for`.
     """
 
     name: str
@@ -122,6 +129,7 @@ class Machine:
     slope_depth: int = 1024
     signal_depth: int = 64
     rule: str = "lls"
+    rules: tuple[tuple[str, tuple[tuple[str, int], ...]], ...] = ()
 
     def __post_init__(self) -> None:
         check_text("name", self.name)
@@ -145,8 +153,8 @@ class Machine:
         check_int("gradient_bits", self.gradient_bits, 0, 64)
         if 0 < self.gradient_bits < 24:
             raise SpecError("gradient_bits", "must be 0, or 24 to 64", self.gradient_bits)
-        if self.windowed and self.rule != "lls":
-            raise SpecError("rule", "must be lls with gradient_bits: no other is built there yet", self.rule)
+        if self.windowed and self.learning.transposes:
+            raise SpecError("rule", "must be another with gradient_bits: it is not built there yet", self.rule)
         # The random bits are the top bits of a 16-bit LFSR. Sums of gradients are finer: zeros
         # follow its bits.
         check_int("fraction_bits", self.fraction_bits, 1, 24 if self.gradient_bits else 16)
@@ -161,8 +169,14 @@ class Machine:
             for key in WINDOWED_KEYS:
                 if getattr(self, key) != defaults[key]:
                     raise SpecError(key, "must be left out without gradient_bits", getattr(self, key))
+        if not isinstance(self.rules, tuple):
+            raise SpecError("rules", "must be a tuple of rules and their depths, as pairs", self.rules)
         if self.device is not None and not isinstance(self.device, Device):
             raise SpecError("device", "must be a device or nothing", self.device)
+
+    def built_for(self, rule: str) -> Machine:
+        """The machine for another rule: alike but for what ``rules`` says of it."""
+        return self if rule == self.rule else replace(self, rule=rule, **dict(dict(self.rules).get(rule, ())))
 
     @property
     def windowed(self) -> bool:
@@ -171,8 +185,8 @@ class Machine:
 
     @property
     def own_keys(self) -> tuple[str, ...]:
-        """The keys that a machine of its kind has, ``device`` and ``rule`` apart."""
-        others = ("device", "rule") if self.windowed else ("device", "rule", *WINDOWED_KEYS)
+        """The keys that a machine of its kind has, but for ``device``, ``rule`` and ``rules``."""
+        others = ("device", "rule", "rules", *(() if self.windowed else WINDOWED_KEYS))
         return tuple(field.name for field in fields(self) if field.name not in others)
 
     @property
@@ -240,7 +254,7 @@ class Machine:
         back = self.cols << _BACK_PRODUCT_LOG2 if rule.transposes else 0
         word = 1 << (WEIGHT_BITS - 1 + self.random_bits)
         update = word + (self.max_delta << (ACT_BITS - 1)) if rule.learns else word + 1
-        return max(signed_bits(max(forward, back, update)), self.gradient_bits)
+        return max(signed_bits(max(forward, back, update)), self.gradient_bits * rule.learns)
 
     @property
     def back_sum_bits(self) -> int:
@@ -338,10 +352,29 @@ def load_machine(name_or_path: str | os.PathLike[str]) -> Machine:
     values = load_yaml(path)
     required = [field.name for field in fields(Machine) if field.default is MISSING]
     with located(file=str(path)):
-        check_keys(values, required, ["device", "gradient_bits", "rule", *WINDOWED_KEYS])
+        check_keys(values, required, ["device", "gradient_bits", "rule", "rules", *WINDOWED_KEYS])
         device = values.get("device")
         if device is not None:
             with located(path="device"):
                 check_keys(device, ("family", "part", "package", "clock_mhz"), ("speed",))
                 device = Device(**{"speed": None, **device})
-        return Machine(**{**values, "device": device})
+        machine = Machine(**{**values, "device": device, "rules": ()})
+        return _with_rules(machine, values.get("rules", {}))
+
+
+def _with_rules(machine: Machine, rules: Any) -> Machine:
+    """The machine with the depths that its file names for rules: its own, and those to build others with."""
+    with located(path="rules"):
+        named: dict[str, dict[str, int]] = {}
+        for rule, values in check_keys(rules, (), RULES).items():
+            with located(path=rule):
+                named[rule] = check_keys(values, (), DEPTHS)
+        # Every rule has a value for each of these, so that any can be built from any other.
+        keys = sorted({key for values in named.values() for key in values})
+        of_file = {key: getattr(machine, key) for key in keys}
+        depths = {rule: of_file | named.get(rule, {}) for rule in RULES}
+        for rule in named:
+            with located(path=rule):
+                replace(machine, rule=rule, **depths[rule])
+    pairs = tuple((rule, tuple(values.items())) for rule, values in depths.items() if values)
+    return replace(machine, rules=pairs, **depths[machine.rule])

@@ -12,9 +12,8 @@ from dataclasses import dataclass, field
 
 from spec.errors import SpecError, check_int
 from spec.machine import Machine
-from spec.program import DESCRIPTOR_STRIDE, DESCRIPTOR_WORDS
 from spec.rules import RULES
-from spec.windowed_program import WINDOWED_STRIDE, WINDOWED_WORDS
+from spec.windowed_program import descriptor_kind
 
 __all__ = [
     "BIAS",
@@ -175,17 +174,12 @@ WINDOWED_REGISTERS: dict[str, Register] = {
 _ALL_REGISTERS = REGISTERS | WINDOWED_REGISTERS
 
 REGISTER_WINDOW = Window("REGISTER", 0, "rw", "the registers")
-PROGRAM = Window("PROGRAM", 1, "wo", f"layer descriptors, one every {DESCRIPTOR_STRIDE} words")
+PROGRAM = Window("PROGRAM", 1, "wo", "layer descriptors, one every {spacing} words")
 BIAS = Window("BIAS", 2, "rw", "biases, 16 bits signed, sign-extended when read")
 WEIGHT = Window(
     "WEIGHT", 3, "rw", "weights, 16 bits signed, sign-extended when read: word, row, column"
 )
 WINDOWS = (REGISTER_WINDOW, PROGRAM, BIAS, WEIGHT)
-
-_WINDOWED_DESCRIPTIONS = {
-    PROGRAM: f"layer descriptors, one every {WINDOWED_STRIDE} words",
-    BIAS: f"{BIAS.description}: word, column",
-}
 
 _REGISTER_BITS = max(register.address for register in _ALL_REGISTERS.values()).bit_length()
 
@@ -213,7 +207,7 @@ def offset_bits(machine: Machine) -> int:
 
 def _stride_bits(machine: Machine) -> int:
     """Address bits of a word of a descriptor."""
-    return (WINDOWED_STRIDE if machine.windowed else DESCRIPTOR_STRIDE).bit_length() - 1
+    return descriptor_kind(machine).spacing().bit_length() - 1
 
 
 def address_bits(machine: Machine) -> int:
@@ -241,7 +235,7 @@ def register_bit(name: str, bit: str) -> int:
 def program_address(machine: Machine, layer: int, word: int) -> int:
     """Address of a word of a layer's descriptor."""
     check_int("layer", layer, 0, machine.max_layers - 1)
-    check_int("word", word, 0, (WINDOWED_WORDS if machine.windowed else DESCRIPTOR_WORDS) - 1)
+    check_int("word", word, 0, descriptor_kind(machine).words() - 1)
     return window_base(machine, PROGRAM) | layer << _stride_bits(machine) | word
 
 
@@ -268,7 +262,11 @@ def weight_address(machine: Machine, row: int, col: int, word: int) -> int:
 
 def describe(machine: Machine) -> dict[str, object]:
     """The whole map as plain values, for a machine-readable file beside the Verilog."""
-    descriptions = _WINDOWED_DESCRIPTIONS if machine.windowed else {}
+    banks = ": word, column" if machine.windowed else ""
+    descriptions = {
+        PROGRAM: PROGRAM.description.format(spacing=descriptor_kind(machine).spacing()),
+        BIAS: f"{BIAS.description}{banks}",
+    }
     column = {"lsb": 0, "width": machine.col_bits}
     described: dict[str, object] = {
         "address_unit_bits": 32,

@@ -35,6 +35,7 @@ __all__ = [
     "decode",
     "encode",
     "fitting_presets",
+    "map_bases",
     "program_for",
 ]
 
@@ -67,6 +68,16 @@ class Descriptor:
     def __post_init__(self) -> None:
         for name, field in self.fields.items():
             check_int(f"descriptor.{name}", getattr(self, name), field.low, field.high)
+
+    @classmethod
+    def words(cls) -> int:
+        """Words of 32 bits that it fills."""
+        return 1 + max(field.word for field in cls.fields.values())
+
+    @classmethod
+    def spacing(cls) -> int:
+        """Words from one to the next in program memory, a power of two."""
+        return 1 << (cls.words() - 1).bit_length()
 
 
 FIELDS: dict[str, Field] = {
@@ -146,8 +157,8 @@ _Kind = TypeVar("_Kind", bound=Descriptor)
 
 
 def encode(descriptor: Descriptor) -> tuple[int, ...]:
-    """A descriptor of either kind as unsigned 32-bit words (``DESCRIPTOR_WORDS``, ``WINDOWED_WORDS``)."""
-    words = [0] * (1 + max(field.word for field in descriptor.fields.values()))
+    """A descriptor of any kind as unsigned 32-bit words."""
+    words = [0] * descriptor.words()
     for name, field in descriptor.fields.items():
         code = getattr(descriptor, name) & ((1 << field.width) - 1)
         words[field.word] |= code << field.lsb
@@ -254,7 +265,8 @@ def compile_program(network: Network, machine: Machine, train_hidden: bool = Tru
     )
 
     input_words = -(-shapes[0][0] // rows)
-    bases, words = _activation_bases(network, machine, 2 * input_words)
+    hidden = [-(-n_out // rows) for _, n_out in shapes[:-1]]
+    bases, words = map_bases(hidden, 2 * input_words, rule.waits)
     kept = "all hidden layers'" if rule.waits else "two layers'"
     fit.need("activation_depth", words, f"words a bank: two input buffers and {kept} activations")
 
@@ -295,14 +307,14 @@ def compile_program(network: Network, machine: Machine, train_hidden: bool = Tru
     return Program(tuple(LayerDescriptor(**layer) for layer in layers), shapes[0][0], input_words)
 
 
-def _activation_bases(network: Network, machine: Machine, first: int) -> tuple[list[int], int]:
-    """The base of each hidden layer's activations, from word ``first`` on, and the words a bank in all.
+def map_bases(words: list[int], first: int, kept: bool) -> tuple[list[int], int]:
+    """Where the activations of each hidden layer, of so many words a bank, begin, from word ``first`` on; and where all
+    end.
 
-    They alternate between two slots, a layer reading one while it writes the other, unless the rule
-    reads them once more when the forward pass is over.
+    They alternate between two slots, a layer reading one while it writes the other, unless they are ``kept``
+    to be read once more when the forward pass is over.
     """
-    words = [-(-n_out // machine.rows) for _, n_out in network.shapes[:-1]]
-    if machine.learning.waits:
+    if kept:
         return [first + sum(words[:number]) for number in range(len(words))], first + sum(words)
     slots = [max(words[parity::2], default=0) for parity in (0, 1)]
     return [first + number % 2 * slots[0] for number in range(len(words))], first + sum(slots)

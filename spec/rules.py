@@ -59,6 +59,11 @@ class Rule:
         return self.error in ("label", "output")
 
     @property
+    def latents(self) -> bool:
+        """Whether a machine for convolutions forms latents in every hidden layer, pooled or not."""
+        return self.error in ("own", "label")
+
+    @property
     def waits(self) -> bool:
         """Whether hidden layers are updated after the output layer, last to first.
 

@@ -55,7 +55,7 @@ def windowed_layers(
     if not machine.gradient_bits:
         rule = f"must not be 0 for convolutions and batches (network {network.name})"
         raise SpecError("gradient_bits", rule, machine.gradient_bits)
-    recipe, found = network.recipe, []
+    recipe, rule, found = network.recipe, machine.learning, []
     for number, (layer, geometry) in enumerate(zip(network.layers, network.geometry, strict=True)):
         is_output = number == len(network.layers) - 1
         in_frac, act_frac = geometry.in_frac, geometry.act_frac
@@ -64,7 +64,10 @@ def windowed_layers(
             rate = recipe.output_rate_shift + 10
         else:
             score_shift = recipe.temperature_shift
-            rate = recipe.hidden_rate_shift + 9 + geometry.latent_shift - act_frac
+            # A window's own error moves its mean, by the norm of the latents; that of other layers is each pixel's, a
+            # P-th of it.
+            share = geometry.latent_shift - act_frac if rule.scores else geometry.positions_log2
+            rate = recipe.rate_shift(rule.name) + 9 + share
         # A signal may be shifted by delta_bits - 8, 10 in a multiplier of 18 bits. Above F = 16 that
         # is too little for a layer whose gradient is not a sum over many pixels.
         fine = machine.fraction_bits > STATE_BITS
@@ -80,9 +83,9 @@ def windowed_layers(
                     score_shift=score_shift,
                     rate_shift=rate + in_frac - WEIGHT_FRAC,
                     coarse=coarse,
-                    left_max=_left_max(geometry, machine, recipe.batch, coarse),
+                    left_max=_left_max(geometry, machine, recipe.batch, coarse) if rule.learns else 0,
                     is_output=is_output,
-                    train=is_output or train_hidden,
+                    train=rule.learns and (is_output or train_hidden),
                 )
             )
     return tuple(found)

@@ -1,7 +1,8 @@
 """The layer program of convolutions and batches, and where a network's data is in a machine's memories.
 
-``docs/convolutions.md``, section 6. A descriptor fills ``WINDOWED_WORDS`` words of 32 bits; descriptors
-stand ``WINDOWED_STRIDE`` words apart in program memory.
+``docs/convolutions.md``, section 6. A descriptor fills ``WINDOWED_WORDS`` words of 32 bits, that of a machine
+whose rule waits some more (:func:`descriptor_kind`); descriptors stand so many words apart in program memory
+that the next power of two holds one.
 """
 
 from __future__ import annotations
@@ -14,17 +15,20 @@ from spec.errors import SpecError
 from spec.geometry import LayerGeometry
 from spec.machine import INPUT_FRAC, Machine
 from spec.network import Network
-from spec.program import Descriptor, Field, Fit, check_kind
+from spec.program import Descriptor, Field, Fit, LayerDescriptor, check_kind, map_bases
 from spec.windowed import WindowedLayer, windowed_layers
 
 __all__ = [
     "MAX_WINDOW",
+    "WAITING_FIELDS",
     "WINDOWED_FIELDS",
     "WINDOWED_STRIDE",
     "WINDOWED_WORDS",
+    "WaitingDescriptor",
     "WindowedDescriptor",
     "WindowedProgram",
     "compile_windowed",
+    "descriptor_kind",
     "position_interval",
 ]
 
@@ -86,8 +90,11 @@ WINDOWED_FIELDS: dict[str, Field] = {
 }
 """The layout of a descriptor; bits that no field names are 0."""
 
-WINDOWED_WORDS = 1 + max(field.word for field in WINDOWED_FIELDS.values())
-WINDOWED_STRIDE = 1 << (WINDOWED_WORDS - 1).bit_length()
+WAITING_FIELDS: dict[str, Field] = {
+    "slope_base": Field(16, 0, 20),
+    "trains_below": Field(16, 20, 1),
+}
+"""Further fields of a descriptor, of a machine whose rule ``waits``."""
 
 
 @dataclass(frozen=True)
@@ -155,7 +162,32 @@ class WindowedDescriptor(Descriptor):
     in_frac: int
 
 
-assert tuple(WINDOWED_FIELDS) == tuple(field.name for field in fields(WindowedDescriptor))
+WINDOWED_WORDS = WindowedDescriptor.words()
+WINDOWED_STRIDE = WindowedDescriptor.spacing()
+
+
+@dataclass(frozen=True)
+class WaitingDescriptor(WindowedDescriptor):
+    """That of a rule with which hidden layers wait for the output layer's error.
+
+    The layer's slope bits begin at word ``slope_base``; ``trains_below``: whether layers before it train after it.
+    """
+
+    fields = WINDOWED_FIELDS | WAITING_FIELDS
+
+    slope_base: int
+    trains_below: int
+
+
+for _kind in (WindowedDescriptor, WaitingDescriptor):
+    assert tuple(_kind.fields) == tuple(field.name for field in fields(_kind))
+
+
+def descriptor_kind(machine: Machine) -> type[Descriptor]:
+    """The descriptors that a machine reads."""
+    if not machine.windowed:
+        return LayerDescriptor
+    return WaitingDescriptor if machine.learning.waits else WindowedDescriptor
 
 
 @dataclass(frozen=True)
@@ -176,12 +208,15 @@ class WindowedProgram:
     batch: int
 
 
-def position_interval(layer: LayerGeometry, machine: Machine) -> int:
+def position_interval(layer: LayerGeometry, machine: Machine, is_output: bool) -> int:
     """Cycles from one position to the next in forward, I.
 
     The steps of a position, and as many that a window's latents, which leave one a cycle and ``cols`` of
-    them, have left before the next window ends, whichever of the windows that is.
+    them, have left before the next window ends, whichever of the windows that is. An output layer's scores leave
+    as latents do; where nothing reads a hidden layer's latents they are not formed.
     """
+    if not (machine.learning.latents or layer.pool == "latent" or is_output):
+        return layout.steps(layer, machine.rows)
     height, width, _ = layer.output
     (wh, ww), (gh, gw) = layer.window, layer.grid
     # The map's edge cuts the last window of each axis.
@@ -200,10 +235,9 @@ def compile_windowed(network: Network, machine: Machine, train_hidden: bool = Tr
     rows, cols, batch, geometry = machine.rows, machine.cols, network.recipe.batch, network.geometry
     tiles = [-(-layer.channels // cols) for layer in geometry]
     input_words, slots = layout.words(geometry[0], rows), 2 * batch
-    # Hidden maps alternate between two slots of a batch each: a layer reads one while it writes the other.
+    rule = machine.learning
     maps = [layout.words(layer, rows) for layer in geometry[1:]]
-    sizes = [batch * max(maps[parity::2], default=0) for parity in (0, 1)]
-    map_bases = (slots * input_words, slots * input_words + sizes[0])
+    bases, map_words = map_bases([batch * size for size in maps], slots * input_words, rule.waits)
     weights = [count * layout.steps(layer, rows) for layer, count in zip(geometry, tiles, strict=True)]
 
     fit = Fit(network, machine)
@@ -219,13 +253,19 @@ def compile_windowed(network: Network, machine: Machine, train_hidden: bool = Tr
     fit.need("weight_depth", sum(weights), "weight words a PE")
     # n words in each bank are (n - 1)*cols + 1 words or more.
     fit.need("bias_depth", (sum(tiles) - 1) * cols + 1, f"biases, {sum(tiles)} words in each of {cols} banks")
-    what = f"words a bank: {slots} inputs and two layers' maps, each of {batch} samples"
-    fit.need("activation_depth", map_bases[1] + sizes[1], what)
-    slopes = (count * layer.positions for layer, count in zip(geometry, tiles, strict=True))
-    fit.need("slope_depth", batch * max(slopes), "positions times column tiles of a layer and batch")
-    signals = (count * layer.windows for layer, count in zip(geometry, tiles, strict=True))
-    fit.need("signal_depth", batch * max(signals), "windows times column tiles of a layer and batch")
-    beats = batch * (len(geometry) * network.classes + 1)
+    kept = "all hidden" if rule.waits else "two"
+    what = f"words a bank: {slots} inputs and {kept} layers' maps, each of {batch} samples"
+    fit.need("activation_depth", map_words, what)
+    slopes = [batch * count * layer.positions for layer, count in zip(geometry, tiles, strict=True)]
+    slope_bases = [sum(slopes[:number]) * rule.waits for number in range(len(slopes))]
+    if rule.learns:
+        words = sum(slopes) if rule.waits else max(slopes)
+        kept = "all layers" if rule.waits else "a layer"
+        fit.need("slope_depth", words, f"positions times column tiles of {kept} and batch")
+        signals = (count * layer.windows for layer, count in zip(geometry, tiles, strict=True))
+        fit.need("signal_depth", batch * max(signals), "windows times column tiles of a layer and batch")
+    scored = len(geometry) if rule.scores else 1
+    beats = batch * (scored * network.classes + 1)
     what = "beats of a batch's results: every layer's class scores and the summary of each sample"
     fit.need("result_fifo_depth", beats, what)
     if network.features > _MAX_COUNT:
@@ -247,14 +287,18 @@ def compile_windowed(network: Network, machine: Machine, train_hidden: bool = Tr
         else:
             following, shape = geometry[number + 1], layer.geometry.next_input
             output = dict(
-                a_base=map_bases[number % 2],
+                a_base=bases[number],
                 a_stride=maps[number],
                 a_pitch=layout.written_pitch(shape, following, rows),
                 next_channels=shape[2],
             )
+        waiting = {}
+        if rule.waits:
+            waiting = dict(slope_base=slope_bases[number], trains_below=int(train_hidden and number > 0))
         descriptors.append(
-            WindowedDescriptor(
-                **_geometry_fields(layer.geometry, machine),
+            (WaitingDescriptor if rule.waits else WindowedDescriptor)(
+                **_geometry_fields(layer.geometry, machine, layer.is_output),
+                **waiting,
                 **output,
                 x_base=x_base,
                 x_stride=x_stride,
@@ -309,7 +353,7 @@ def _window(layer: LayerGeometry) -> tuple[int, int]:
     return min(layer.window[0], layer.output[0]), min(layer.window[1], layer.output[1])
 
 
-def _geometry_fields(layer: LayerGeometry, machine: Machine) -> dict[str, int]:
+def _geometry_fields(layer: LayerGeometry, machine: Machine, is_output: bool) -> dict[str, int]:
     """The fields that the layer's shape alone decides."""
     rows, cols = machine.rows, machine.cols
     tiles = -(-layer.channels // cols)
@@ -348,7 +392,7 @@ def _geometry_fields(layer: LayerGeometry, machine: Machine) -> dict[str, int]:
         channels=layer.channels,
         col_tiles=tiles,
         steps=layout.steps(layer, rows),
-        interval=position_interval(layer, machine),
+        interval=position_interval(layer, machine, is_output),
         last_channels=layer.channels - (tiles - 1) * cols,
         slope_stride=tiles * layer.positions,
         signal_stride=tiles * layer.windows,

@@ -7,13 +7,17 @@ simulator both refer to the constants here, so neither can drift alone.
 from __future__ import annotations
 
 from spec.machine import Machine
-from spec.timing import ARGMAX_TAIL
-from spec.windowed_program import WINDOWED_WORDS, WindowedDescriptor
+from spec.timing import ARGMAX_TAIL, PLAIN_ARGMAX_TAIL
+from spec.windowed_program import WindowedDescriptor, descriptor_kind
 
 __all__ = [
     "ARGMAX_TAIL",
+    "FEEDBACK_TAIL",
     "FINISH_CYCLES",
     "FORWARD_TAIL",
+    "LABEL_TAIL",
+    "PLAIN_ARGMAX_TAIL",
+    "PLAIN_SIGNAL_TAIL",
     "SETUP_TAIL",
     "SIGNAL_TAIL",
     "UPDATE_TAIL",
@@ -30,6 +34,13 @@ FORWARD_TAIL = 19
 """``forward`` beyond the last step's way through the array: taps, memory, columns, the last latents."""
 SIGNAL_TAIL = 39
 """``signal`` beyond the three walks over the classes and the one over the latents."""
+PLAIN_SIGNAL_TAIL = 16
+"""``signal`` of the output layer in a machine whose hidden layers form no scores, beyond the three walks over the
+classes."""
+LABEL_TAIL = 4
+"""``signal`` of a hidden layer under ``drtp`` beyond the walk over the latents."""
+FEEDBACK_TAIL = 11
+"""``signal`` of a hidden layer under ``dfa`` beyond the walks over the sample's errors and the latents."""
 UPDATE_TAIL = 9
 """``update`` beyond the last position's way through the array: taps, memory, and the last PE has to write."""
 FINISH_CYCLES = 1
@@ -38,7 +49,7 @@ FINISH_CYCLES = 1
 
 def setup_cycles(machine: Machine) -> int:
     """Cycles of a layer's ``setup``."""
-    return WINDOWED_WORDS + machine.rows + SETUP_TAIL
+    return descriptor_kind(machine).words() + machine.rows + SETUP_TAIL
 
 
 def forward_cycles(descriptor: WindowedDescriptor, machine: Machine) -> int:
@@ -48,22 +59,32 @@ def forward_cycles(descriptor: WindowedDescriptor, machine: Machine) -> int:
     return (positions - 1) * descriptor.interval + descriptor.steps + skew + FORWARD_TAIL
 
 
-def signal_cycles(descriptor: WindowedDescriptor, classes: int, trains: bool) -> int:
+def signal_cycles(descriptor: WindowedDescriptor, machine: Machine, classes: int, trains: bool) -> int:
     """Cycles of ``signal``, a layer and sample; ``trains``: the sample has a label.
 
     A frozen layer has none, nor has a hidden layer without a label.
     """
-    if trains and descriptor.train:
+    rule = machine.learning
+    if not (trains and descriptor.train):
+        tail = ARGMAX_TAIL if rule.scores else PLAIN_ARGMAX_TAIL
+        return classes + tail if descriptor.is_output else 0
+    if rule.scores:
         return 3 * classes + descriptor.latents + SIGNAL_TAIL
-    return classes + ARGMAX_TAIL if descriptor.is_output else 0
+    if descriptor.is_output:
+        return 3 * classes + PLAIN_SIGNAL_TAIL
+    return descriptor.latents + (classes + FEEDBACK_TAIL if rule.waits else LABEL_TAIL)
 
 
 def update_cycles(descriptor: WindowedDescriptor, machine: Machine, batch: int) -> int:
-    """Cycles of a layer's ``update``, once for a batch of ``batch`` samples with labels; 0 where it is frozen."""
+    """Cycles of a layer's ``update``, once for a batch of ``batch`` samples with labels; 0 where it is frozen.
+
+    Where the rule waits, column tiles begin ``cols`` cycles apart at least, as their biases end one a cycle.
+    """
     if not descriptor.train:
         return 0
-    visits = descriptor.col_tiles * descriptor.steps * batch * descriptor.positions
-    return visits + machine.rows + machine.cols + UPDATE_TAIL
+    visits = descriptor.steps * batch * descriptor.positions
+    interval = max(visits, machine.cols if machine.learning.waits else 0)
+    return (descriptor.col_tiles - 1) * interval + visits + machine.rows + machine.cols + UPDATE_TAIL
 
 
 def finish_cycles(batch: int) -> int:

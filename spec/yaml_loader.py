@@ -111,7 +111,7 @@ def check_keys(value: Any, required: Iterable[str], optional: Iterable[str] = ()
     """``value`` if it is a mapping with every required key and no unknown one."""
     required, optional = tuple(required), tuple(optional)
     if not isinstance(value, dict):
-        raise SpecError("", f"must be a mapping with {', '.join(required)}", value)
+        raise SpecError("", f"must be a mapping with {', '.join(required or optional)}", value)
     for key in value:
         if key not in required and key not in optional:
             known = ", ".join(required + optional)

@@ -5,14 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from amaranth.hdl import Module, Mux, Signal, Value
+from amaranth.hdl import Module, Mux, Signal
 from amaranth.lib import stream, wiring
 from amaranth.lib.wiring import In, Out, connect, flipped
 
+from hdl.argmax import Argmax
 from hdl.bus import COUNTER_REGISTERS, Bus, BusSignature
 from hdl.counters import Counters
 from hdl.dense.activation_memory import ActivationMemory
-from hdl.dense.argmax import Argmax
 from hdl.dense.array import Array
 from hdl.dense.back_signal import BackSignal
 from hdl.dense.bias_unit import BiasUnit
@@ -23,6 +23,7 @@ from hdl.dense.loader import InputLoader
 from hdl.dense.post_process import PostProcess
 from hdl.dense.sequencer import Sequencer, descriptor_layout
 from hdl.dense.writeback import Writeback
+from hdl.feed import feed
 from hdl.maintenance import Maintenance
 from hdl.op import Op
 from hdl.results import ResultFifo
@@ -45,11 +46,6 @@ _SIGNAL_UNITS: dict[str, Callable[[Machine, int, Basis], wiring.Component]] = {
     "none": lambda _, classes, __: Argmax(classes),
 }
 """By what a rule's hidden layers learn from (`spec.rules.Rule.error`)."""
-
-
-def _feed(unit: wiring.Component, **sources: Value) -> list[Any]:
-    """Assigns `sources` to the ports of their names, those that the unit has: rules need different ones."""
-    return [getattr(unit, name).eq(sources[name]) for name in unit.signature.members if name in sources]
 
 
 class Core(wiring.Component):
@@ -213,8 +209,8 @@ class Core(wiring.Component):
             activations.write_addr.eq(writeback.addr),
             activations.write_data.eq(post.out_a),
             signal.start.eq(sequencer.layer_start),
-            *_feed(signal, **parameters),
-            *_feed(
+            *feed(signal, **parameters),
+            *feed(
                 signal,
                 in_valid=writeback.real,
                 in_a=post.out_a,
@@ -227,7 +223,7 @@ class Core(wiring.Component):
         # The learning signal: to the result FIFO, the array and the biases.
         m.d.comb += [
             signal.go.eq(sequencer.signal_start),
-            *_feed(signal, label=sequencer.label, train=sequencer.signal_train),
+            *feed(signal, label=sequencer.label, train=sequencer.signal_train),
             results.layers.eq(bus.layers if rule.scores else 1),
             results.scores.eq(bus.scores),
             results.begin.eq(sequencer.begin),

@@ -5,11 +5,14 @@ docs/convolutions.md, section 6.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from amaranth.hdl import Assert, Cat, Const, Module, Mux, Signal, Value, signed
 from amaranth.lib import wiring
 from amaranth.lib.wiring import In, Out
 
 from hdl.arith import Lfsr, delay_line
+from hdl.dense.pe import Pe, word_lsb
 from hdl.op import Op
 from hdl.verilog import make
 from hdl.windowed.pe import WindowPe, lane_bits
@@ -39,9 +42,12 @@ class WindowArray(wiring.Component):
     ``act[r]``                    t + r + 1               s8 (Verilog ports ``act__0`` ...)
     ``result_valid[c], _data[c]`` t_last + R + c          signed(`acc_bits`), column c's total of a
                                   + LATENCY               FORWARD position; of a HOST_READ, in column
-                                                          `host_col` alone, the word << fraction_bits
+                                                          `host_col` alone, the word << random_bits
                                                           and noise below
     ============================  ======================  ============================================
+
+    A machine that does not learn has no `step_window_first` and none of the ports below it down to `delta`, nor
+    `coarse`; its PEs are those of the other datapath. A host's word has no noise below it there.
 
     * ``coarse``: acts enter shifted left by 4 in UPDATE. Stable while update steps are under way;
       machines of up to 16 fraction bits do not look at it.
@@ -80,6 +86,13 @@ class WindowArray(wiring.Component):
     def __init__(self, machine: Machine, *, check: bool = False):
         self.machine = machine
         self.check = check
+        flags = ("window_first", "window_last", "diagonal")
+        learns = machine.learning.learns
+        updating = {
+            "neg": In(machine.cols),
+            "delta": In(signed(machine.delta_bits)).array(machine.cols),
+            "coarse": In(1),
+        }
         super().__init__(
             {
                 "step_valid": In(1),
@@ -87,13 +100,9 @@ class WindowArray(wiring.Component):
                 "step_addr": In(machine.weight_addr_bits),
                 "step_first": In(1),
                 "step_last": In(1),
-                "step_window_first": In(1),
-                "step_window_last": In(1),
-                "step_diagonal": In(1),
+                **({f"step_{name}": In(1) for name in flags} if learns else {}),
                 "act": In(signed(ACT_BITS)).array(machine.rows),
-                "neg": In(machine.cols),
-                "delta": In(signed(machine.delta_bits)).array(machine.cols),
-                "coarse": In(1),
+                **(updating if learns else {}),
                 "host_row": In(machine.row_bits),
                 "host_col": In(machine.col_bits),
                 "host_data": In(signed(WEIGHT_BITS)),
@@ -104,7 +113,7 @@ class WindowArray(wiring.Component):
 
     def elaborate(self, platform):
         machine = self.machine
-        rows, cols = machine.rows, machine.cols
+        rows, cols, learns = machine.rows, machine.cols, machine.learning.learns
         m = Module()
 
         # The delay line, decoded at its head: a tap drives its diagonal as it is.
@@ -116,16 +125,11 @@ class WindowArray(wiring.Component):
         diagonals = rows + cols - 2  # the last PE's
         column_tap = rows + WindowPe.LATENCY - 1  # column 0's sum is at the foot of its lane
         read_tap = column_tap + cols - 1
-        is_update, apply = self.step_op == Op.UPDATE, self.step_window_last
         forward = line(self.step_op == Op.FORWARD, read_tap, "forward")
-        update = line(is_update, diagonals + 2, "update")
+        update = line(self.step_op == Op.UPDATE, diagonals + 2, "update") if learns else []
         host_read = line(self.step_op == Op.HOST_READ, read_tap, "host_read")
         host_write = line(self.step_op == Op.HOST_WRITE, diagonals + 4, "host_write")
-        window_first = line(~is_update | self.step_window_first, diagonals + 1, "window_first")
-        add = line(~is_update | apply, diagonals + 2, "add")
-        load = line(is_update & apply & self.step_first, diagonals + 3, "load")
-        store = line(is_update & apply & self.step_last, diagonals + 4, "store")
-        store_off = line(is_update & apply & self.step_last & ~self.step_diagonal, diagonals + 3, "store_off")
+        window_first, add, load, store, store_off = self._windows(line, diagonals) if learns else ([],) * 5
         addr = delay_line(m, self.step_addr, diagonals + 4, "addr")
         first = delay_line(m, self.step_first, read_tap, "first")
         total = line((self.step_op == Op.FORWARD) & self.step_last, read_tap + 1, "total")
@@ -137,55 +141,67 @@ class WindowArray(wiring.Component):
             lane = Signal(signed(lane_bits(machine)), name=f"act_lane_{r}")
             with m.If(host_read[r + 1] | host_write[r + 1]):
                 m.d.comb += lane.eq(self.host_row == r)
-            with m.Elif(update[r + 1] & self.coarse & (lane_bits(machine) > ACT_BITS)):
-                m.d.comb += lane.eq(self.act[r] << COARSE)
-            with m.Elif(update[r + 1] | forward[r + 1]):
+            if learns:
+                with m.Elif(update[r + 1] & self.coarse & (lane_bits(machine) > ACT_BITS)):
+                    m.d.comb += lane.eq(self.act[r] << COARSE)
+            with m.Elif(update[r + 1] | forward[r + 1] if learns else forward[r + 1]):
                 m.d.comb += lane.eq(self.act[r])
             act_lanes.append(lane)
         for c in range(cols):
-            neg = Signal(name=f"neg_{c}", reset_less=True)
-            delta = Signal(signed(machine.delta_bits), name=f"delta_{c}", reset_less=True)
+            delta = Signal(signed(machine.lane_bits), name=f"delta_{c}", reset_less=True)
             host = host_read[c] | host_write[c]
-            m.d.sync += neg.eq(self.neg[c] | ~update[c])
+            if learns:
+                neg = Signal(name=f"neg_{c}", reset_less=True)
+                m.d.sync += neg.eq(self.neg[c] | ~update[c])
+                neg_lanes.append(neg)
             with m.If(host):
                 m.d.sync += delta.eq(self.host_col == c)
-            with m.Else():
-                # 0 but where a window ends, so that one of the multiplier's operands rests in between.
-                m.d.sync += delta.eq(Mux(update[c] & add[c], self.delta[c], 0))
+            if learns:
+                with m.Else():
+                    # 0 but where a window ends, so that one of the multiplier's operands rests in between.
+                    m.d.sync += delta.eq(Mux(update[c] & add[c], self.delta[c], 0))
             word = Signal(signed(machine.psum_bits), name=f"psum_lane_{c}")
-            datum = Cat(Const(0, machine.fraction_bits), self.host_data).as_signed()
+            datum = Cat(Const(0, word_lsb(machine)), self.host_data).as_signed()
             with m.If(host_write[c + WindowPe.LATENCY - 1]):
                 m.d.comb += word.eq(datum)
-            neg_lanes.append(neg)
             delta_lanes.append(delta)
             psum_lanes.append(word)
 
         for r in range(rows):
             for c in range(cols):
                 d = r + c
-                init = int(SEQUENCE[offset(machine, r * cols + c)])
-                m.submodules[f"lfsr_{r}_{c}"] = lfsr = Lfsr(init)
-                pe, m.submodules[f"pe_{r}_{c}"] = make(platform, "window_pe", lambda: WindowPe(machine))
-                m.d.comb += [
-                    lfsr.step.eq(load[d + 3]),
-                    pe.random.eq(lfsr.state[-len(pe.random) :]),
-                    pe.read_addr.eq(addr[d]),
-                    pe.forward.eq(forward[d + 1]),
+                if learns:
+                    init = int(SEQUENCE[offset(machine, r * cols + c)])
+                    m.submodules[f"lfsr_{r}_{c}"] = lfsr = Lfsr(init)
+                    pe, m.submodules[f"pe_{r}_{c}"] = make(platform, "window_pe", lambda: WindowPe(machine))
+                    m.d.comb += [
+                        lfsr.step.eq(load[d + 3]),
+                        pe.random.eq(lfsr.state[-len(pe.random) :]),
+                    ]
+                else:
+                    pe, m.submodules[f"pe_{r}_{c}"] = make(platform, "pe", lambda: Pe(machine))
+                updating = [
                     pe.window_first.eq(window_first[d + 1]),
                     pe.add.eq(add[d + 2]),
                     pe.update.eq(update[d + 2]),
                     pe.load.eq(load[d + 2]),
                     pe.host_read.eq(host_read[d + 2]),
                     pe.store.eq((store if r == c else store_off)[d + 3]),
+                ] if learns else []  # fmt: skip
+                m.d.comb += [
+                    pe.read_addr.eq(addr[d]),
+                    pe.forward.eq(forward[d + 1] if learns else forward[d + 1] | host_read[d + 1]),
+                    *updating,
                     pe.host_write.eq(host_write[d + 3]),
                     pe.write_addr.eq(addr[d + 4]),
                     pe.act_in.eq(act_lanes[r]),
-                    pe.neg_in.eq(neg_lanes[c]),
+                    *([pe.neg_in.eq(neg_lanes[c])] if learns else []),
                     pe.delta_in.eq(delta_lanes[c]),
                     pe.psum_in.eq(psum_lanes[c]),
                 ]
-                act_lanes[r], neg_lanes[c] = pe.act_out, pe.neg_out
-                delta_lanes[c], psum_lanes[c] = pe.delta_out, pe.psum_out
+                if learns:
+                    neg_lanes[c] = pe.neg_out
+                act_lanes[r], delta_lanes[c], psum_lanes[c] = pe.act_out, pe.delta_out, pe.psum_out
 
         # Accumulators: at most (max_fan_in + 1) * 2^22 in magnitude, or a partial sum: acc_bits. A
         # total moves on in one cycle, as the next position's first step may follow.
@@ -207,11 +223,26 @@ class WindowArray(wiring.Component):
             self._check(m, load, forward, host_read, addr, store, host_write)
         return m
 
+    def _windows(self, line: Callable[[Value, int, str], list[Value]], diagonals: int) -> tuple[list[Value], ...]:
+        """What an update has to know of windows, as delay lines."""
+        is_update, apply = self.step_op == Op.UPDATE, self.step_window_last
+        last = is_update & apply & self.step_last
+        return (
+            line(~is_update | self.step_window_first, diagonals + 1, "window_first"),
+            line(~is_update | apply, diagonals + 2, "add"),
+            line(is_update & apply & self.step_first, diagonals + 3, "load"),
+            line(last, diagonals + 4, "store"),
+            line(last & ~self.step_diagonal, diagonals + 3, "store_off"),
+        )
+
     def _check(self, m: Module, load, forward, host_read, addr, store, host_write):
         """Asserts that no step reads an address that an earlier step has still to write."""
-        reads = load[0] | forward[0] | host_read[0]
+        reads, writes = forward[0] | host_read[0], host_write
+        if self.machine.learning.learns:
+            reads = load[0] | reads
+            writes = [a | b for a, b in zip(store, host_write, strict=True)]
         for age in range(1, self.WRITE_LATENCY):
-            in_flight = (store[age] | host_write[age]) & (addr[age] == addr[0])
+            in_flight = writes[age] & (addr[age] == addr[0])
             m.d.sync += Assert(
                 ~(reads & in_flight),
                 f"a step reads an address that the step {age} before it has still to write",

@@ -17,11 +17,11 @@ from spec.machine import WEIGHT_BITS, Machine
 from spec.windowed import SLOPE_SHIFT
 from spec.windowed_program import MAX_WINDOW
 
-__all__ = ["WINDOW_WEIGHT_BITS", "BiasUnit"]
+__all__ = ["SHIFT_BITS", "WINDOW_WEIGHT_BITS", "BiasUnit"]
 
 WINDOW_WEIGHT_BITS = (MAX_WINDOW << SLOPE_SHIFT).bit_length()
 """A', unsigned: a window's positions, each counted 8-fold or once."""
-_SHIFT_BITS = 4
+SHIFT_BITS = 4
 
 
 class BiasUnit(wiring.Component):
@@ -106,7 +106,7 @@ class BiasUnit(wiring.Component):
                 "delta_weight": In(WINDOW_WEIGHT_BITS),
                 "delta_channel_last": In(1),
                 "delta_sample_last": In(1),
-                "bias_shift": In(_SHIFT_BITS),
+                "bias_shift": In(SHIFT_BITS),
                 "pad": In(1),
                 "pad_count": In(range(machine.cols)),
                 "advance": In(1),

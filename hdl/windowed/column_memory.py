@@ -22,6 +22,8 @@ class ColumnMemory(wiring.Component):
     -------
     layer_start : In, pulse
         Both memories are filled from word 0 on. Not in a cycle with `slope_valid` or `delta_valid`.
+    slope_base : In, where the rule `waits`
+        With `layer_start`: slopes are filled from this word on instead, as those of all layers are kept.
     slope_valid, slope[c] : In
         The next word. Sample by sample, in the order of column tiles and positions: words ``(b·T + jt)·P + p``. More
         than the memory holds leave it undefined: a layer that does not train may have as many positions as it likes.
@@ -40,6 +42,7 @@ class ColumnMemory(wiring.Component):
     WRITE_LATENCY = 1
 
     layer_start: Signal
+    slope_base: Signal
     slope_valid: Signal
     slope: Signal
     delta_valid: Signal
@@ -57,6 +60,7 @@ class ColumnMemory(wiring.Component):
         super().__init__(
             {
                 "layer_start": In(1),
+                **({"slope_base": In(machine.slope_addr_bits)} if machine.learning.waits else {}),
                 "slope_valid": In(1),
                 "slope": In(machine.cols),
                 "delta_valid": In(1),
@@ -89,7 +93,7 @@ class ColumnMemory(wiring.Component):
             slopes.write_en.eq(self.slope_valid),
         ]
         with m.If(self.layer_start):
-            m.d.sync += word.eq(0)
+            m.d.sync += word.eq(self.slope_base if self.machine.learning.waits else 0)
         with m.Elif(self.slope_valid):
             m.d.sync += word.eq(word + 1)
         for c in range(self.machine.cols):

@@ -54,7 +54,8 @@ class ColumnLane(wiring.Component):
     * ``in_frac, is_output``: the layer's. ``act_shift_less_1``: ``act_shift - 1``, 0 to 30.
     * ``beyond``: bit i is ``i >= act_shift + 7``: what a sum of 8 bits cannot have, unless it is the sign.
 
-    The last three hold until the next position's. In the output layer `largest` and `window_sum` mean nothing.
+    The last three hold until the next position's. In the output layer `largest` and `window_sum` mean nothing. A
+    machine that does not learn has no `neg`, one whose rule does not form `latents` in every layer no `window_weight`.
     A sum or a shift a stage; no register but `valid`'s has a reset.
     """
 
@@ -80,6 +81,7 @@ class ColumnLane(wiring.Component):
 
     def __init__(self, machine: Machine):
         self.machine = machine
+        rule = machine.learning
         super().__init__(
             {
                 "valid": In(1),
@@ -92,16 +94,16 @@ class ColumnLane(wiring.Component):
                 "act_shift_less_1": In(_ACT_SHIFT_BITS),
                 "beyond": In(z_bits(machine)),
                 "z": Out(signed(z_bits(machine))),
-                "neg": Out(1),
+                **({"neg": Out(1)} if rule.learns else {}),
                 "largest": Out(signed(ACT_BITS)),
                 "window_sum": Out(signed(_WINDOW_SUM_BITS)),
-                "window_weight": Out(WINDOW_WEIGHT_BITS),
+                **({"window_weight": Out(WINDOW_WEIGHT_BITS)} if rule.latents else {}),
             }
         )
 
     def elaborate(self, platform) -> Module:
         m = Module()
-        bits = z_bits(self.machine)
+        bits, rule = z_bits(self.machine), self.machine.learning
         valid = delay_line(m, self.valid, self.FLAG_LATENCY, "valid")[-1]
 
         # t + 1. A total is a sum of products and fits `bits`.
@@ -126,7 +128,7 @@ class ColumnLane(wiring.Component):
         m.d.sync += [
             low.eq(Mux(sign, shifted[SLOPE_SHIFT:], shifted[:ACT_BITS])),
             negative.eq(sign),
-            neg.eq(sign & ~self.is_output),
+            *([neg.eq(sign & ~self.is_output)] if rule.learns else []),
             overflow.eq((differs & Mux(sign, self.beyond << SLOPE_SHIFT, self.beyond)).any()),
         ]
 
@@ -135,25 +137,26 @@ class ColumnLane(wiring.Component):
         neg_of_a = Signal(reset_less=True)
         rounded = round_shift(Cat(low, negative).as_signed(), 1)
         limit = Cat((~negative).replicate(ACT_BITS - 1), negative).as_signed()
-        m.d.sync += [a.eq(Mux(overflow, limit, saturate(rounded, ACT_BITS))), neg_of_a.eq(neg)]
+        m.d.sync += a.eq(Mux(overflow, limit, saturate(rounded, ACT_BITS)))
+        if rule.latents:
+            m.d.sync += neg_of_a.eq(neg)
 
         # t + 5. The largest window's sums fit.
         largest = Signal.like(self.largest, reset_less=True)
         total_a = Signal.like(self.window_sum, reset_less=True)
-        weight = Signal.like(self.window_weight, reset_less=True)
+        weight = Signal(WINDOW_WEIGHT_BITS, reset_less=True)
         with m.If(valid):
             with m.If(self.block_first | (a > largest)):
                 m.d.sync += largest.eq(a)
-            m.d.sync += [
-                total_a.eq(Mux(self.window_first, 0, total_a) + a),
-                weight.eq(Mux(self.window_first, 0, weight) + Mux(neg_of_a, 1, 1 << SLOPE_SHIFT)),
-            ]
+            m.d.sync += total_a.eq(Mux(self.window_first, 0, total_a) + a)
+            if rule.latents:
+                m.d.sync += weight.eq(Mux(self.window_first, 0, weight) + Mux(neg_of_a, 1, 1 << SLOPE_SHIFT))
         m.d.comb += [
             self.z.eq(z),
-            self.neg.eq(neg),
+            *([self.neg.eq(neg)] if rule.learns else []),
             self.largest.eq(largest),
             self.window_sum.eq(total_a),
-            self.window_weight.eq(weight),
+            *([self.window_weight.eq(weight)] if rule.latents else []),
         ]
         return m
 
@@ -165,7 +168,8 @@ class Columns(wiring.Component):
     -------
     result_valid[c], result_data[c], bias[c] : In
         The array's totals and the channels' biases: column c's of a position in cycle t + c. Positions may follow
-        each other every cycle, the last ones of windows at least C cycles apart. No host's word may come here.
+        each other every cycle, the last ones of windows at least C cycles apart (where nothing looks at their latents,
+        too, in any distance). No host's word may come here.
     position, position_tile, position_channels : In
         In cycle t: which position (:func:`position_layout`), which column tile, its columns in use (1 to C).
     in_frac, act_shift, latent_shift, is_output, max_pool : In
@@ -180,6 +184,9 @@ class Columns(wiring.Component):
         Column c's in cycle t + c + `LATENT_LATENCY`, where a window ends, columns in use alone: the window's latent
         (s8) and the sum of its slopes, 8 or 1 a position; in the output layer the position's score (s20), `latent`
         means nothing and the weight is 8. With it the window's number, its last position's row, the column tile.
+
+    A machine that does not learn has no `slope_valid, slope`, one whose rule does not form `latents` in every layer
+    no `latent_weight`.
     """
 
     SLOPE_LATENCY = ColumnLane.NEG_LATENCY
@@ -218,6 +225,7 @@ class Columns(wiring.Component):
 
     def __init__(self, machine: Machine):
         self.machine = machine
+        rule = machine.learning
         self.layout = position_layout(machine.max_side)
         channels = range(machine.cols + 1)
         tile = range(-(-machine.max_neurons // machine.cols))
@@ -234,8 +242,7 @@ class Columns(wiring.Component):
                 "latent_shift": In(_LATENT_SHIFT_BITS),
                 "is_output": In(1),
                 "max_pool": In(1),
-                "slope_valid": Out(1),
-                "slope": Out(machine.cols),
+                **({"slope_valid": Out(1), "slope": Out(machine.cols)} if rule.learns else {}),
                 "map_valid": Out(1),
                 "map_data": Out(signed(ACT_BITS)).array(machine.cols),
                 "map_position": Out(self.layout),
@@ -243,7 +250,7 @@ class Columns(wiring.Component):
                 "map_channels": Out(channels),
                 "latent_valid": Out(1),
                 "latent": Out(signed(ACT_BITS)),
-                "latent_weight": Out(WINDOW_WEIGHT_BITS),
+                **({"latent_weight": Out(WINDOW_WEIGHT_BITS)} if rule.latents else {}),
                 "score": Out(signed(SCORE_BITS)),
                 "latent_column": Out(range(machine.cols)),
                 "latent_window": Out(self.layout["window"].shape),
@@ -299,19 +306,18 @@ class Columns(wiring.Component):
 
     def _vectors(self, m: Module, lanes: list[ColumnLane], position: data.View) -> None:
         """What is written at once waits for the last column."""
-        skew = self.machine.cols - 1
+        skew, learns = self.machine.cols - 1, self.machine.learning.learns
         last_valid = delay_line(m, self.result_valid[skew], self.MAP_LATENCY, "last_valid")
         pooled = ~self.max_pool | (position.block_last & position.block_whole)
         m.d.comb += [
-            self.slope_valid.eq(last_valid[self.SLOPE_LATENCY]),
+            *([self.slope_valid.eq(last_valid[self.SLOPE_LATENCY])] if learns else []),
             self.map_valid.eq(last_valid[self.MAP_LATENCY] & pooled & ~self.is_output),
             self.map_position.eq(position),
         ]
         for c, lane in enumerate(lanes):
-            m.d.comb += [
-                self.slope[c].eq(delay_line(m, lane.neg, skew - c, f"slope_{c}")[-1]),
-                self.map_data[c].eq(delay_line(m, lane.largest, skew - c, f"data_{c}")[-1]),
-            ]
+            if learns:
+                m.d.comb += self.slope[c].eq(delay_line(m, lane.neg, skew - c, f"slope_{c}")[-1])
+            m.d.comb += self.map_data[c].eq(delay_line(m, lane.largest, skew - c, f"data_{c}")[-1])
 
     def _drain(self, m: Module, lanes: list[ColumnLane], positions: list[data.View]) -> None:
         """Column c's values become visible a cycle after column c - 1's: a choice a cycle, nothing is kept.
@@ -321,6 +327,7 @@ class Columns(wiring.Component):
         """
         early = ColumnLane.SUM_LATENCY - ColumnLane.Z_LATENCY
         behind_choice = self.LATENT_LATENCY - ColumnLane.SUM_LATENCY - 1
+        weighs = self.machine.learning.latents
         numbers, weights = [], []
         for c, lane in enumerate(lanes):
             # Visible with z, and with the sums.
@@ -330,27 +337,25 @@ class Columns(wiring.Component):
                 valid[latency - 1] & positions[c + latency - 1].window_last
                 for latency in (ColumnLane.Z_LATENCY, ColumnLane.SUM_LATENCY)
             )
-            m.d.sync += [
-                z_chosen.eq(z_ends & self.is_output),
-                sum_chosen.eq(sum_ends & ~self.is_output),
-                weight_chosen.eq(sum_ends),
-            ]
+            m.d.sync += [z_chosen.eq(z_ends & self.is_output), sum_chosen.eq(sum_ends & ~self.is_output)]
             numbers += [_gated(lane.z, z_chosen), _gated(truncate(lane.window_sum, len(lane.z)), sum_chosen)]
-            weights.append(_gated(lane.window_weight, weight_chosen))
+            if weighs:
+                m.d.sync += weight_chosen.eq(sum_ends)
+                weights.append(_gated(lane.window_weight, weight_chosen))
 
         # Chosen; shifted, with the bit below for the rounding; rounded. A score is shifted by 1 or more, and a window's
         # sum has fewer bits than z, so that the bit below costs no bit above.
         bits = len(lanes[0].z)
         amount = Signal(_ACT_SHIFT_BITS, reset_less=True)
         chosen, shifted = (Signal(signed(bits), name=n, reset_less=True) for n in ("chosen", "shifted"))
-        weight = Signal.like(self.latent_weight, reset_less=True)
+        weight = Signal(WINDOW_WEIGHT_BITS, reset_less=True)
         score = Signal(signed(SCORE_BITS), reset_less=True)
         latent = Signal.like(self.latent, reset_less=True)
         rounded = round_shift(shifted, 1)
         m.d.sync += [
             amount.eq(Mux(self.is_output, self.act_shift, self.latent_shift)),
             chosen.eq(reduce(or_, numbers)),
-            weight.eq(reduce(or_, weights)),
+            *([weight.eq(reduce(or_, weights))] if weighs else []),
             shifted.eq(Cat(Const(0, 1), chosen).as_signed() >> amount),
             score.eq(saturate(rounded, SCORE_BITS)),
             latent.eq(saturate(rounded, ACT_BITS)),
@@ -358,7 +363,7 @@ class Columns(wiring.Component):
         m.d.comb += [
             self.score.eq(delay_line(m, score, early, "score")[-1]),
             self.latent.eq(latent),
-            self.latent_weight.eq(delay_line(m, weight, behind_choice, "weight")[-1]),
+            *([self.latent_weight.eq(delay_line(m, weight, behind_choice, "weight")[-1])] if weighs else []),
         ]
 
     def _number(self, m: Module, positions: list[data.View], tiles: list[Value], channels: list[Value]) -> None:

@@ -2,25 +2,35 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Any
+
 from amaranth.hdl import Array, Cat, Const, Module, Mux, Signal
 from amaranth.lib import stream, wiring
 from amaranth.lib.wiring import In, Out, connect, flipped
 
+from hdl.argmax import Argmax
 from hdl.bus import COUNTER_REGISTERS, Bus, BusSignature
 from hdl.counters import Counters
+from hdl.feed import feed, link
 from hdl.maintenance import Maintenance
 from hdl.op import Op
 from hdl.results import ResultFifo
 from hdl.streams import RESULT_LAYOUT, SAMPLE_LAYOUT
 from hdl.windowed.array import WindowArray
+from hdl.windowed.bias_memory import BiasMemory
 from hdl.windowed.bias_unit import BiasUnit
 from hdl.windowed.column_memory import ColumnMemory
 from hdl.windowed.columns import Columns
+from hdl.windowed.descriptor import descriptor_layout
+from hdl.windowed.feedback_signal import FeedbackSignal
+from hdl.windowed.label_signal import LabelSignal
 from hdl.windowed.learning_signal import LearningSignal
 from hdl.windowed.loader import Loader
 from hdl.windowed.map_memory import MapMemory
 from hdl.windowed.sequencer import Sequencer
 from hdl.windowed.taps import TapReader
+from hdl.windowed.tile_bias import TileBias
 from hdl.windowed.walk import Walk
 from hdl.windowed.writer import Writer
 from spec.basis import Basis
@@ -38,6 +48,16 @@ __all__ = ["Core"]
 assert FORWARD_TAIL == Walk.LEAD + WindowArray.LATENCY + Columns.LATENT_LATENCY - 1
 assert UPDATE_TAIL == Walk.LEAD + WindowArray.WRITE_LATENCY - 1 - 2
 assert Columns.MAP_LATENCY <= Columns.LATENT_LATENCY
+# The last column's bias is written in `update` or, in an array of one row, a cycle behind it: nothing reads it then.
+assert TileBias.WRITE_LATENCY <= 1 + WindowArray.WRITE_LATENCY
+
+_SIGNAL_UNITS: dict[str, Callable[[Machine, int, Basis], wiring.Component]] = {
+    "own": LearningSignal,
+    "label": LabelSignal,
+    "output": FeedbackSignal,
+    "none": lambda _, classes, __: Argmax(classes),
+}
+"""By what a rule's hidden layers learn from (`spec.rules.Rule.error`)."""
 
 
 class Core(wiring.Component):
@@ -50,8 +70,8 @@ class Core(wiring.Component):
     samples : In, stream of SAMPLE_LAYOUT
         A sample's elements, row by row, one a beat, then a beat with its label and `last = 1`.
     results : Out, stream of RESULT_LAYOUT
-        Of a batch, for each layer, in it for each sample, whose `signal` phase runs, its class scores (if
-        CTRL.scores); then each sample's summary.
+        Of a batch, for each layer that forms class scores, in it for each sample, if its `signal` phase runs, these
+        (if CTRL.scores); then each sample's summary.
     phase, layer : Out
         What the sequencer is doing: a `spec.timing.Phase` in 3 bits, and for which layer.
 
@@ -67,10 +87,12 @@ class Core(wiring.Component):
     def __init__(self, machine: Machine, classes: int, basis: Basis):
         if not machine.windowed:
             raise SpecError("gradient_bits", "must not be 0 for this datapath", machine.gradient_bits)
+        if basis.classes != classes:
+            raise SpecError("basis.classes", f"must equal classes ({classes})", basis.classes)
         self.machine, self.classes, self.basis = machine, classes, basis
         # Made here and not in elaborate(), so that a machine that does not do is refused at once.
         self._results = ResultFifo(machine, classes)
-        self._signal = LearningSignal(machine, classes, basis)
+        self._signal: Any = _SIGNAL_UNITS[machine.learning.error](machine, classes, basis)
         super().__init__(
             {
                 "bus": In(BusSignature(address_bits(machine))),
@@ -83,7 +105,7 @@ class Core(wiring.Component):
 
     def elaborate(self, platform) -> Module:
         m = Module()
-        machine = self.machine
+        machine, rule = self.machine, self.machine.learning
         m.submodules.bus = bus = Bus(machine)
         m.submodules.loader = loader = Loader(machine, self.classes)
         m.submodules.sequencer = sequencer = Sequencer(machine)
@@ -94,8 +116,11 @@ class Core(wiring.Component):
         m.submodules.array = array = WindowArray(machine)
         m.submodules.columns = columns = Columns(machine)
         m.submodules.writer = writer = Writer(machine)
-        m.submodules.column_memory = column_memory = ColumnMemory(machine)
-        m.submodules.bias = bias = BiasUnit(machine)
+        column_memory: Any = ColumnMemory(machine) if rule.learns else None
+        if column_memory:
+            m.submodules.column_memory = column_memory
+        bias: Any = (TileBias if rule.waits else BiasUnit if rule.learns else BiasMemory)(machine)
+        m.submodules.bias = bias
         m.submodules.signal = signal = self._signal
         m.submodules.results = results = self._results
         m.submodules.counters = counters = Counters()
@@ -106,6 +131,9 @@ class Core(wiring.Component):
         m.d.comb += [self.phase.eq(sequencer.phase), self.layer.eq(sequencer.layer)]
 
         layer = sequencer.descriptor
+        # But for `train`, which counts only with a label.
+        parameters = {name: layer[name] for name in descriptor_layout(machine).members if name != "train"}
+        deltas = ("delta_valid", "delta_value", "delta_weight", "delta_channel_last", "delta_sample_last")
         waiting, forward, finishing = Signal(), Signal(), Signal()
         m.d.comb += [
             waiting.eq(sequencer.phase == Phase.WAIT),
@@ -152,8 +180,8 @@ class Core(wiring.Component):
 
         # Steps: the walk's, and in `wait` the maintenance block's, whose activations are 0. A host's word comes out
         # in one column.
-        fraction_bits = machine.fraction_bits
-        words = Array(total[fraction_bits:][:WEIGHT_BITS] for total in array.result_data)
+        random_bits = machine.random_bits
+        words = Array(total[random_bits:][:WEIGHT_BITS] for total in array.result_data)
         m.d.comb += [
             maintenance.waiting.eq(waiting),
             maintenance.weight_valid.eq(bus.weight_valid),
@@ -175,25 +203,30 @@ class Core(wiring.Component):
             array.step_addr.eq(Mux(waiting, maintenance.step_addr, walk.step_addr)),
             array.step_first.eq(Mux(waiting, maintenance.step_first, walk.step_first)),
             array.step_last.eq(Mux(waiting, maintenance.step_last, walk.step_last)),
-            # A step of the maintenance block is a window, on all PEs.
-            array.step_window_first.eq(waiting | walk.step_window_first),
-            array.step_window_last.eq(waiting | walk.step_window_last),
-            array.step_diagonal.eq(~waiting & walk.step_diagonal),
-            array.coarse.eq(layer.coarse),
+            *(
+                [
+                    # A step of the maintenance block is a window, on all PEs.
+                    array.step_window_first.eq(waiting | walk.step_window_first),
+                    array.step_window_last.eq(waiting | walk.step_window_last),
+                    array.step_diagonal.eq(~waiting & walk.step_diagonal),
+                    array.coarse.eq(layer.coarse),
+                ]
+                if rule.learns
+                else []
+            ),
             array.host_row.eq(maintenance.host_row),
             array.host_col.eq(maintenance.host_col),
             array.host_data.eq(maintenance.host_data),
             maintenance.result_valid.eq(array.result_valid.any()),
-            maintenance.result_data.eq(Cat(Const(0, fraction_bits), words[maintenance.host_col]).as_signed()),
+            maintenance.result_data.eq(Cat(Const(0, random_bits), words[maintenance.host_col]).as_signed()),
         ]
 
         # The walk, and what it reads for the array.
         m.d.comb += [
             walk.start.eq(sequencer.walk_start),
-            walk.update.eq(sequencer.walk_update),
-            walk.samples.eq(sequencer.samples),
+            *([walk.update.eq(sequencer.walk_update), walk.samples.eq(sequencer.samples)] if rule.learns else []),
             walk.x_first.eq(sequencer.walk_x_first),
-            walk.x_wrap.eq(sequencer.walk_x_wrap),
+            *([walk.x_wrap.eq(sequencer.walk_x_wrap)] if rule.learns else []),
             walk.layer.eq(layer),
             taps.prepare.eq(sequencer.prepare),
             taps.channels.eq(layer.in_channels),
@@ -218,12 +251,13 @@ class Core(wiring.Component):
             maps.load_data.eq(loader.load_data),
             loader.load_ready.eq(maps.load_ready),
             *(array.act[r].eq(maps.act[r]) for r in range(machine.rows)),
-            column_memory.slope_addr.eq(walk.slope_addr),
-            column_memory.signal_addr.eq(walk.signal_addr),
-            column_memory.signal_channels.eq(walk.signal_channels),
-            array.neg.eq(column_memory.neg),
-            *(array.delta[c].eq(column_memory.delta[c]) for c in range(machine.cols)),
         ]  # fmt: skip
+        if column_memory:
+            m.d.comb += [
+                *link(column_memory, walk, "slope_addr", "signal_addr", "signal_channels"),
+                array.neg.eq(column_memory.neg),
+                *(array.delta[c].eq(column_memory.delta[c]) for c in range(machine.cols)),
+            ]
 
         # Totals out of the array: to activations in the map memory, slope bits, latents.
         m.d.comb += [
@@ -253,26 +287,26 @@ class Core(wiring.Component):
             maps.write_element.eq(writer.write_element),
             maps.write_count.eq(writer.write_count),
             *(maps.write_data[c].eq(writer.write_data[c]) for c in range(machine.cols)),
-            column_memory.layer_start.eq(sequencer.layer_start),
-            column_memory.slope_valid.eq(columns.slope_valid),
-            column_memory.slope.eq(columns.slope),
             *(
-                getattr(signal, name).eq(getattr(columns, name))
-                for name in ("latent_valid", "latent", "latent_column", "latent_weight", "score")
+                [
+                    column_memory.layer_start.eq(sequencer.layer_start),
+                    *feed(column_memory, **parameters),
+                    *link(column_memory, columns, "slope_valid", "slope"),
+                ]
+                if column_memory
+                else []
             ),
+            *link(signal, columns, "latent_valid", "latent", "latent_column", "latent_weight", "score"),
+            *feed(signal, in_valid=columns.latent_valid, in_score=columns.score),
         ]  # fmt: skip
 
-        # The learning signal: to the result FIFO, the column memory and the biases.
+        # The learning signal: to the result FIFO, the column memory and, with the latents' A', the biases.
         m.d.comb += [
             signal.start.eq(sequencer.sample_start),
             signal.go.eq(sequencer.signal_start),
-            signal.label.eq(sequencer.label),
-            signal.train.eq(sequencer.signal_train),
-            *(
-                getattr(signal, name).eq(layer[name])
-                for name in ("is_output", "latents", "windows", "score_shift", "rate_shift", "left_max", "coarse")
-            ),
-            results.layers.eq(bus.layers),
+            *(feed(signal, label=sequencer.label, train=sequencer.signal_train) if rule.learns else []),
+            *feed(signal, layer_start=sequencer.layer_start, **parameters),
+            results.layers.eq(bus.layers if rule.scores else 1),
             results.scores.eq(bus.scores),
             results.batch.eq(bus.batch),
             results.single.eq(sequencer.single),
@@ -282,22 +316,14 @@ class Core(wiring.Component):
             results.summary.eq(finishing),
             results.prediction.eq(sequencer.prediction),
             results.label.eq(sequencer.label),
-            *(
-                getattr(column_memory, name).eq(getattr(signal, name))
-                for name in ("delta_valid", "delta_value", "delta_channel_last", "delta_sample_last")
-            ),
-            *(
-                getattr(bias, name).eq(getattr(signal, name))
-                for name in ("delta_valid", "delta_value", "delta_weight", "delta_channel_last", "delta_sample_last")
-            ),
-            bias.layer_start.eq(sequencer.layer_start),
-            bias.b_base.eq(layer.b_base),
-            bias.sample_first.eq(sequencer.sample_first),
-            bias.sample_last.eq(sequencer.sample_last),
-            bias.bias_shift.eq(layer.in_frac + Cat(Const(0, 2), layer.coarse)),
-            bias.pad.eq(sequencer.update_start),
-            bias.pad_count.eq(machine.cols - layer.last_channels),
-            bias.advance.eq(maintenance.bias_advance),
+            *(link(column_memory, signal, *deltas) if column_memory else []),
+            *link(bias, signal, *deltas),
+            *link(bias, sequencer, "layer_start"),
+            *feed(bias, b_base=layer.b_base),
+            *link(bias, sequencer, "sample_first", "sample_last"),
+            *(feed(bias, bias_shift=layer.in_frac + Cat(Const(0, 2), layer.coarse)) if rule.learns else []),
+            *(feed(bias, pad=sequencer.update_start, start=sequencer.update_start) if rule.learns else []),
+            *feed(bias, pad_count=machine.cols - layer.last_channels, advance=maintenance.bias_advance),
             # The host's word may be read all the time in `wait`: that keeps the bus out of the banks' addresses.
             bias.host_valid.eq(waiting),
             bias.host_addr.eq(bus.bias_addr),
@@ -306,14 +332,25 @@ class Core(wiring.Component):
             bus.bias_q.eq(bias.host_q),
         ]
 
+        # Where the rule waits, the biases' gradients are added up beside the array.
+        if rule.waits:
+            m.d.comb += [
+                bias.step.eq(walk.step_valid & walk.step_opens),
+                bias.step_last.eq(walk.step_last),
+                bias.neg.eq(column_memory.neg),
+                *(bias.delta[c].eq(column_memory.delta[c]) for c in range(machine.cols)),
+            ]
+
         # UPDATE_STEPS counts as the PEs' LFSRs step: once a tile.
         m.d.comb += [
             counters.phase.eq(sequencer.phase),
             counters.forward_step.eq(array.step_valid & (array.step_op == Op.FORWARD)),
             counters.update_step.eq(
                 array.step_valid & (array.step_op == Op.UPDATE) & array.step_window_last & array.step_first
+                if rule.learns
+                else 0
             ),
-            counters.bias_step.eq(bias.stepped),
+            counters.bias_step.eq(bias.stepped if rule.learns else 0),
             counters.sample_done.eq(finishing),
             counters.clear.eq(bus.clear_counters),
             *(getattr(bus, name).eq(getattr(counters, name)) for name in COUNTER_REGISTERS),

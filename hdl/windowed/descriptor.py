@@ -8,12 +8,17 @@ from amaranth.lib import data
 from hdl.windowed.map_memory import element_bits
 from hdl.windowed.taps import MAX_KERNEL, digits_layout
 from spec.machine import Machine
-from spec.windowed_program import WINDOWED_FIELDS
+from spec.windowed_program import descriptor_kind
 
-__all__ = ["UNUSED_FIELDS", "count_bits", "descriptor_layout"]
+__all__ = ["count_bits", "descriptor_layout"]
 
-UNUSED_FIELDS = ("channels",)
-"""Fields that hardware has no use for: column tiles and `last_channels` say how many channels there are."""
+_UNUSED_FIELDS = ("channels",)
+"""Fields that no hardware has a use for: column tiles and `last_channels` say how many channels there are."""
+_LEARNING_FIELDS = (
+    "train", "positions", "windows", "latents", "slope_stride", "signal_stride", "score_shift", "rate_shift",
+    "left_max", "coarse",
+)  # fmt: skip
+"""Fields that hardware has no use for which does not learn."""
 
 
 def count_bits(machine: Machine) -> dict[str, int]:
@@ -29,7 +34,7 @@ def count_bits(machine: Machine) -> dict[str, int]:
 
 
 def descriptor_layout(machine: Machine) -> data.StructLayout:
-    """The fields of `spec.windowed_program`, but UNUSED_FIELDS, each only as wide as this machine needs.
+    """The fields of `spec.windowed_program` that the machine has a use for, each only as wide as it needs.
 
     A stride may equal a memory's depth, when only one sample fits: it is then 0 here and not used.
     """
@@ -60,6 +65,7 @@ def descriptor_layout(machine: Machine) -> data.StructLayout:
         "last_channels": machine.cols.bit_length(),
         **count_bits(machine),
         "slope_stride": machine.slope_addr_bits,
+        "slope_base": machine.slope_addr_bits,
         "signal_stride": machine.signal_addr_bits,
         "a_base": words,
         "a_stride": words,
@@ -68,10 +74,11 @@ def descriptor_layout(machine: Machine) -> data.StructLayout:
         "w_base": machine.weight_addr_bits,
         "b_base": machine.bias_bank_addr_bits,
     }
+    unused = _UNUSED_FIELDS if machine.learning.learns else _UNUSED_FIELDS + _LEARNING_FIELDS
     return data.StructLayout(
         {
             name: (signed if field.signed else unsigned)(min(field.width, widths.get(name, field.width)))
-            for name, field in WINDOWED_FIELDS.items()
-            if name not in UNUSED_FIELDS
+            for name, field in descriptor_kind(machine).fields.items()
+            if name not in unused
         }
     )

@@ -28,7 +28,7 @@ shifted by `COARSE` leave room for 8."""
 
 def lane_bits(machine: Machine) -> int:
     """An activation on its way, with a layer's coarse shift; that is 0 where the LFSR fills `rand_F`."""
-    return ACT_BITS + (COARSE if machine.fraction_bits > STATE_BITS else 0)
+    return ACT_BITS + (COARSE if machine.random_bits > STATE_BITS else 0)
 
 
 class WindowPe(wiring.Component):

@@ -6,6 +6,8 @@ found by counting. Only the learning-signal unit says itself when it is done.
 
 from __future__ import annotations
 
+from contextlib import nullcontext
+
 from amaranth.hdl import Module, Mux, Signal, Value
 from amaranth.lib import data, wiring
 from amaranth.lib.wiring import In, Out
@@ -15,7 +17,7 @@ from hdl.streams import LABEL_BITS
 from hdl.windowed.descriptor import descriptor_layout
 from spec.machine import Machine
 from spec.timing import Phase
-from spec.windowed_program import WINDOWED_FIELDS, WINDOWED_STRIDE, WINDOWED_WORDS
+from spec.windowed_program import descriptor_kind
 from spec.windowed_timing import FORWARD_TAIL, SETUP_TAIL, UPDATE_TAIL
 
 __all__ = ["Sequencer"]
@@ -24,12 +26,14 @@ _PHASE_BITS = 3
 
 
 class Sequencer(wiring.Component):
-    """Phases and their lengths: docs/convolutions.md, section 6, and `spec.windowed_timing`.
+    """Phases and their lengths: docs/convolutions.md, section 6, docs/rules.md, section 5, and `spec.windowed_timing`.
 
     A batch begins in `wait`, or straight from the last cycle of `finish`, when `enable` and `room` are
     set, `hold` is not, and either `batch` labelled samples wait or an unlabelled one does, behind
     fewer. It is then of the labelled ones, or if there are none of the other. A batch of labelled
-    samples trains, in layers whose `train` is set.
+    samples trains, in layers whose `train` is set. Where the rule `waits`, layers are updated on the way
+    down from the output layer, which goes on as long as a layer's `trains_below` is set: the layer
+    before it has to train then. A machine that does not learn has no port of an update or of training.
 
     Members
     -------
@@ -50,7 +54,7 @@ class Sequencer(wiring.Component):
     phase, layer : Out
         A Phase (3 bits), and the layer at work (0 in `wait` and `finish`).
     descriptor : Out, `descriptor_layout`
-        The layer's fields, valid from setup's cycle WINDOWED_WORDS on; the first layer's `x_base` is
+        The layer's fields, valid in setup when all words have been read; the first layer's `x_base` is
         that of the batch's first sample in the ring.
     prepare : Out, pulse
         In setup: the descriptor is complete, R cycles before the first step at least.
@@ -58,7 +62,8 @@ class Sequencer(wiring.Component):
         To the walk, whose first step is in the first cycle of `forward` or `update`. `samples`: of the
         batch.
     layer_start, sample_start : Out, pulses
-        First cycle of a layer's first `forward`, and of each sample's.
+        First cycle of a layer's first `forward`, and of each sample's. The former also in that of a layer's
+        first `signal` on the way down.
     a_word : Out
         Word at which the map that the sample's forward makes begins: from the third cycle of
         `forward` to the second after it.
@@ -66,8 +71,8 @@ class Sequencer(wiring.Component):
         Pulse in the first cycle of `signal`, and whether it is to prepare an update; `signal_done`
         comes in the phase's last cycle.
     sample_first, sample_last : Out
-        The sample is the batch's first, its last: a cycle late, so that what follows a `signal` by a
-        cycle still finds its sample here.
+        Unless the rule `waits`: the sample is the batch's first, its last: a cycle late, so that what follows
+        a `signal` by a cycle still finds its sample here.
     update_start : Out, pulse
         First cycle of `update`.
     label : Out
@@ -121,12 +126,14 @@ class Sequencer(wiring.Component):
 
     def __init__(self, machine: Machine):
         self.machine = machine
+        self._kind = descriptor_kind(machine)
+        rule, learns = machine.learning, machine.learning.learns
         slots = 2 * machine.max_batch
         batch = range(machine.max_batch + 1)
         super().__init__(
             {
                 "program_write": In(1),
-                "program_addr": In(range(machine.max_layers * WINDOWED_STRIDE)),
+                "program_addr": In(range(machine.max_layers * self._kind.spacing())),
                 "program_data": In(32),
                 "layers": In(machine.max_layers.bit_length()),
                 "batch": In(batch),
@@ -149,20 +156,19 @@ class Sequencer(wiring.Component):
                 "descriptor": Out(descriptor_layout(machine)),
                 "prepare": Out(1),
                 "walk_start": Out(1),
-                "walk_update": Out(1),
+                **({"walk_update": Out(1)} if learns else {}),
                 "walk_x_first": Out(machine.activation_addr_bits),
-                "walk_x_wrap": Out(range(slots + 1)),
+                **({"walk_x_wrap": Out(range(slots + 1))} if learns else {}),
                 "walk_finishing": In(1),
                 "samples": Out(batch),
                 "layer_start": Out(1),
                 "sample_start": Out(1),
                 "a_word": Out(machine.activation_addr_bits),
                 "signal_start": Out(1),
-                "signal_train": Out(1),
+                **({"signal_train": Out(1)} if learns else {}),
                 "signal_done": In(1),
-                "sample_first": Out(1),
-                "sample_last": Out(1),
-                "update_start": Out(1),
+                **({"sample_first": Out(1), "sample_last": Out(1)} if learns and not rule.waits else {}),
+                **({"update_start": Out(1)} if learns else {}),
                 "label": Out(LABEL_BITS),
                 "found": In(LABEL_BITS),
                 "prediction": Out(LABEL_BITS),
@@ -172,21 +178,27 @@ class Sequencer(wiring.Component):
     def elaborate(self, platform) -> Module:
         m = Module()
         machine, descriptor, layer = self.machine, self.descriptor, self.layer
+        rule = machine.learning
         phase = Signal(Phase)
         fresh = Signal()  # the first cycle of a phase
         labelled, learns = Signal(), Signal()
+        down = Signal()  # updating layers, from the output layer on
         layer_done, sample_done = Signal(), Signal()
         # The sample at work, or whose summary it is; known a cycle early for what is kept a sample.
         sample, next_sample = Signal(range(machine.max_batch)), Signal(range(machine.max_batch))
         last_sample = Signal()
-        len_setup = WINDOWED_WORDS + machine.rows + SETUP_TAIL
+        words = self._kind.words()
+        len_setup = words + machine.rows + SETUP_TAIL
         word, setup_ends = Signal(range(len_setup)), Signal()
         next_layer = Signal(range(machine.max_layers + 1))
         drained = self._drained(m, phase == Phase.UPDATE)
         ready, unlabelled = self._next_batch(m)
+        # Whether a layer has a signal phase going forward, and an update behind its last sample.
+        signals = descriptor.is_output if rule.waits or not rule.learns else learns | descriptor.is_output
+        updates = learns & (descriptor.is_output | down) if rule.waits else learns
         m.d.comb += [
             self.phase.eq(phase),
-            learns.eq(descriptor.train & labelled),
+            *([learns.eq(descriptor.train & labelled)] if rule.learns else []),
             last_sample.eq(sample == self.samples - 1),
             next_sample.eq(sample),
         ]
@@ -205,60 +217,85 @@ class Sequencer(wiring.Component):
                     may = self.enable & ~self.hold & self.room & (self.layers != 0)
                     m.d.comb += [self.begin.eq(may & ready), next_sample.eq(0)]
                     with m.If(self.begin):
-                        m.d.sync += [self.samples.eq(self.begin_count), labelled.eq(~unlabelled)]
+                        m.d.sync += self.samples.eq(self.begin_count)
+                        if rule.learns:
+                            m.d.sync += labelled.eq(~unlabelled)
                         enter(Phase.SETUP)
                     with m.Else():
                         enter(Phase.WAIT)
                 with m.Else():
                     m.d.comb += next_sample.eq(sample + 1)
             with m.Case(Phase.SETUP):
-                m.d.comb += self.prepare.eq(word == WINDOWED_WORDS)
+                m.d.comb += self.prepare.eq(word == words)
                 m.d.sync += setup_ends.eq(word == len_setup - 2)
                 with m.If(setup_ends):
-                    m.d.sync += [word.eq(0), next_layer.eq(next_layer + 1)]
-                    walk(Phase.FORWARD)
+                    m.d.sync += word.eq(0)
+                    if rule.waits:
+                        with m.If(down):
+                            m.d.sync += next_layer.eq(next_layer - 1)
+                            enter(Phase.SIGNAL)
+                    with m.Else() if rule.waits else nullcontext():
+                        m.d.sync += next_layer.eq(next_layer + 1)
+                        walk(Phase.FORWARD)
                 with m.Else():
                     m.d.sync += word.eq(word + 1)
             with m.Case(Phase.FORWARD):
                 m.d.comb += [self.sample_start.eq(fresh), self.layer_start.eq(fresh & (sample == 0))]
                 with m.If(drained):
-                    with m.If(learns | descriptor.is_output):
+                    with m.If(signals):
                         enter(Phase.SIGNAL)
                     with m.Else():
                         m.d.comb += sample_done.eq(1)
             with m.Case(Phase.SIGNAL):
                 m.d.comb += [self.signal_start.eq(fresh), sample_done.eq(self.signal_done)]
-            with m.Case(Phase.UPDATE):
-                m.d.comb += [self.update_start.eq(fresh), layer_done.eq(drained)]
+                if rule.waits:
+                    m.d.comb += self.layer_start.eq(fresh & down & (sample == 0))
+            if rule.learns:
+                with m.Case(Phase.UPDATE):
+                    m.d.comb += [self.update_start.eq(fresh), layer_done.eq(drained)]
+                    if rule.waits:
+                        with m.If(fresh & ~down):
+                            m.d.sync += [down.eq(1), next_layer.eq(layer - 1)]
 
         with m.If(sample_done):
             with m.If(~last_sample):
                 m.d.comb += next_sample.eq(sample + 1)
-                walk(Phase.FORWARD)
+                if rule.waits:
+                    with m.If(down):
+                        enter(Phase.SIGNAL)
+                with m.Else() if rule.waits else nullcontext():
+                    walk(Phase.FORWARD)
             with m.Else():
                 m.d.comb += next_sample.eq(0)
-                with m.If(learns):
-                    m.d.comb += self.walk_update.eq(1)
-                    walk(Phase.UPDATE)
-                with m.Else():
+                if rule.learns:
+                    with m.If(updates):
+                        m.d.comb += self.walk_update.eq(1)
+                        walk(Phase.UPDATE)
+                with m.Else() if rule.learns else nullcontext():
                     m.d.comb += layer_done.eq(1)
         with m.If(layer_done):
-            with m.If(next_layer == self.layers):
+            last = next_layer == self.layers
+            with m.If(Mux(down, ~descriptor.trains_below, last) if rule.waits else last):
                 m.d.sync += [layer.eq(0), next_layer.eq(0)]
+                if rule.waits:
+                    m.d.sync += down.eq(0)
                 enter(Phase.FINISH)
             with m.Else():
                 m.d.sync += layer.eq(next_layer)
                 enter(Phase.SETUP)
 
+        # A layer that waits for its update needs its input once more.
+        released = layer_done & (updates | ~learns) if rule.waits else layer_done
         m.d.comb += [
-            self.signal_train.eq(learns),
-            self.release.eq(layer_done & (layer == 0)),
+            *([self.signal_train.eq(learns)] if rule.learns else []),
+            self.release.eq(released & (layer == 0)),
             self.release_count.eq(self.samples),
         ]
-        m.d.sync += [self.sample_first.eq(sample == 0), self.sample_last.eq(last_sample)]
+        if rule.learns and not rule.waits:
+            m.d.sync += [self.sample_first.eq(sample == 0), self.sample_last.eq(last_sample)]
         second = Signal()  # the second cycle of `forward`
         m.d.sync += second.eq(self.sample_start)
-        ring_word = self._maps(m, sample_done, last_sample, second, sample)
+        ring_word = self._maps(m, sample_done, last_sample, second, sample, down)
         self._program(m, phase == Phase.SETUP, word, next_layer, ring_word)
         self._kept(m, sample, next_sample, last_sample, second)
         return m
@@ -271,8 +308,9 @@ class Sequencer(wiring.Component):
         skew = self.machine.rows + self.machine.cols
         drained, left = Signal(), Signal(range(skew + max(FORWARD_TAIL, UPDATE_TAIL)))
         m.d.sync += drained.eq(left == 1)
+        tail = Mux(update, UPDATE_TAIL, FORWARD_TAIL) if self.machine.learning.learns else FORWARD_TAIL
         with m.If(self.walk_finishing):
-            m.d.sync += left.eq(skew - 1 + Mux(update, UPDATE_TAIL, FORWARD_TAIL))
+            m.d.sync += left.eq(skew - 1 + tail)
         with m.Elif(left != 0):
             m.d.sync += left.eq(left - 1)
         return drained
@@ -300,18 +338,20 @@ class Sequencer(wiring.Component):
         """`setup` sees a word of the descriptor a cycle.
 
         Outside `setup` the first word of the next layer is read all the time, so that `setup` finds it
-        there. `next_layer` is 0 in `wait` and `finish`, `layer` in `setup`, `layer + 1` behind it.
+        there. `next_layer` is 0 in `wait` and `finish`, `layer` in `setup`, `layer + 1` behind it, on the way down
+        `layer - 1`.
         """
-        m.submodules.program = program = DualPortMemory(32, self.machine.max_layers * WINDOWED_STRIDE)
+        spacing = self._kind.spacing()
+        m.submodules.program = program = DualPortMemory(32, self.machine.max_layers * spacing)
         m.d.comb += [
-            program.read_addr.eq(next_layer * WINDOWED_STRIDE + word + in_setup),
+            program.read_addr.eq(next_layer * spacing + word + in_setup),
             program.write_en.eq(self.program_write),
             program.write_addr.eq(self.program_addr),
             program.write_data.eq(self.program_data),
         ]
         with m.If(in_setup):
             for name, _ in self.descriptor.shape():
-                field, target = WINDOWED_FIELDS[name], getattr(self.descriptor, name)
+                field, target = self._kind.fields[name], getattr(self.descriptor, name)
                 code = program.read_data[field.lsb : field.lsb + len(target)]
                 if name == "x_base":
                     code = Mux(self.layer == 0, ring_word, code)
@@ -319,23 +359,24 @@ class Sequencer(wiring.Component):
                     m.d.sync += target.eq(code)
 
     def _maps(
-        self, m: Module, sample_done: Signal, last_sample: Signal, second: Signal, sample: Signal
+        self, m: Module, sample_done: Signal, last_sample: Signal, second: Signal, sample: Signal, down: Signal
     ) -> Signal:
-        """Where the sample's maps begin. Returns the word in the ring of the next sample that the first layer reads."""
-        descriptor = self.descriptor
+        """Where the sample's maps begin. Returns the word in the ring that the first layer reads the batch from."""
+        descriptor, rule = self.descriptor, self.machine.learning
         words = self.machine.activation_addr_bits
         ring_word, x_word, next_x_word = (Signal(words, name=n) for n in ("ring_word", "x_word", "next_x_word"))
-        before_wrap = Signal.like(self.walk_x_wrap)
+        before_wrap = Signal(range(2 * self.machine.max_batch + 1))
         first_layer = self.layer == 0
         slot_last = self.label_slot == self.input_slots - 1
         m.d.sync += next_x_word.eq(Mux(first_layer & slot_last, 0, x_word + descriptor.x_stride))
-        with m.If(self.begin):
-            m.d.sync += before_wrap.eq(self.input_slots - self.label_slot)
+        if rule.learns:
+            with m.If(self.begin):
+                m.d.sync += before_wrap.eq(self.input_slots - self.label_slot)
         with m.If(self.prepare):
             m.d.sync += x_word.eq(descriptor.x_base)
         with m.If(sample_done):
             m.d.sync += x_word.eq(next_x_word)
-            with m.If(first_layer):
+            with m.If(first_layer & ~down if rule.waits else first_layer):
                 m.d.sync += [
                     ring_word.eq(next_x_word),
                     self.label_slot.eq(Mux(slot_last, 0, self.label_slot + 1)),
@@ -344,11 +385,17 @@ class Sequencer(wiring.Component):
             m.d.sync += [ring_word.eq(0), self.label_slot.eq(0)]
         m.d.comb += [
             self.walk_x_first.eq(Mux(sample_done & ~last_sample, next_x_word, descriptor.x_base)),
-            self.walk_x_wrap.eq(Mux(first_layer, before_wrap, 0)),
+            *([self.walk_x_wrap.eq(Mux(first_layer, before_wrap, 0))] if rule.learns else []),
         ]
         with m.If(second):
             m.d.sync += self.a_word.eq(Mux(sample == 0, descriptor.a_base, self.a_word + descriptor.a_stride))
-        return ring_word
+        if not rule.waits:
+            return ring_word
+        # The next sample's is beyond the batch by the time of the way down.
+        first_word = Signal(words)
+        with m.If(self.begin):
+            m.d.sync += first_word.eq(ring_word)
+        return first_word
 
     def _kept(
         self, m: Module, sample: Signal, next_sample: Signal, last_sample: Signal, second: Signal

@@ -30,7 +30,8 @@ class Walk(wiring.Component):
 
     * forward, of one sample: column tile, position, step. A position takes `interval` cycles, of
       which the first `steps` have a step.
-    * update, of all samples: column tile, step, sample, position, a step a cycle.
+    * update, of all samples: column tile, step, sample, position, a step a cycle. Where the rule `waits`, a column tile
+      begins C cycles after the one before at least, as the biases take a column a cycle.
 
     The first step's *read cycle*, u, is the cycle after `start`. Steps are numbered in the order in
     which weights lie, from `w_base` on. Nothing holds a walk up, and each part of the machine is told
@@ -43,6 +44,8 @@ class Walk(wiring.Component):
     ``signal_channels``            u + LEAD - 1  columns in use in the step's tile
     ``step_*``                     u + LEAD      :class:`~hdl.windowed.array.WindowArray`'s inputs. Its
                                                  windows are parts of windows, of at most PART positions
+    ``step_opens``                 u + LEAD      where the rule `waits`: in update, of the column tile's
+                                                 first step
     ``bias_addr``                  v - 1         word of the biases of the position's tile
     ``position_valid, position``   v             forward: column 0 has the position's total
     ``position_tile, _channels``   v             its column tile, the columns in use in it
@@ -52,7 +55,7 @@ class Walk(wiring.Component):
 
     Within an update the tile with a weight's address is walked once, in consecutive cycles, and is
     written at its end: the next tiles have other addresses, so no address is read while it has still
-    to be written.
+    to be written. A machine that does not learn only goes forward: it has none of what else an update takes.
 
     Members
     -------
@@ -101,6 +104,7 @@ class Walk(wiring.Component):
     step_window_first: Signal
     step_window_last: Signal
     step_diagonal: Signal
+    step_opens: Signal
     bias_addr: Signal
     position_valid: Signal
     position: data.View
@@ -109,16 +113,25 @@ class Walk(wiring.Component):
 
     def __init__(self, machine: Machine):
         self.machine = machine
+        rule = machine.learning
         layer = descriptor_layout(machine)
         side, channels = range(machine.max_side), range(machine.cols + 1)
-        flags = ("valid", "first", "last", "window_first", "window_last", "diagonal")
+        flags = ["valid", "first", "last"]
+        if rule.learns:
+            flags += ["window_first", "window_last", "diagonal"]
+        memories = {
+            "slope_addr": Out(machine.slope_addr_bits),
+            "signal_addr": Out(machine.signal_addr_bits),
+            "signal_channels": Out(channels),
+        }
+        if rule.waits:
+            flags.append("opens")
         super().__init__(
             {
                 "start": In(1),
-                "update": In(1),
-                "samples": In(range(machine.max_batch + 1)),
+                **({"update": In(1), "samples": In(range(machine.max_batch + 1))} if rule.learns else {}),
                 "x_first": In(machine.activation_addr_bits),
-                "x_wrap": In(range(2 * machine.max_batch + 1)),
+                **({"x_wrap": In(range(2 * machine.max_batch + 1))} if rule.learns else {}),
                 "layer": In(layer),
                 "finishing": Out(1),
                 "tap_step_valid": Out(1),
@@ -128,9 +141,7 @@ class Walk(wiring.Component):
                 "tap_tile_channels": Out(channels),
                 "tap_advance": Out(1),
                 "tap_rewind": Out(1),
-                "slope_addr": Out(machine.slope_addr_bits),
-                "signal_addr": Out(machine.signal_addr_bits),
-                "signal_channels": Out(channels),
+                **(memories if rule.learns else {}),
                 **{f"step_{name}": Out(1) for name in flags},
                 "step_op": Out(Op),
                 "step_addr": Out(machine.weight_addr_bits),
@@ -141,35 +152,43 @@ class Walk(wiring.Component):
                 "position_channels": Out(channels),
             }
         )
+        of_update = {
+            "part_first": 1,
+            "part_last": 1,
+            "window_last": 1,
+            "map_last": 1,  # of a sample's positions
+        }
         self._flags = data.StructLayout(
             {
                 "valid": 1,  # a step
                 "first": 1,  # FORWARD: of a position's; UPDATE: in a tile's first part
                 "last": 1,  # of a position's; of a tile's
-                "part_first": 1,
-                "part_last": 1,
-                "window_last": 1,
-                "map_last": 1,  # of a sample's positions
+                **(of_update if rule.learns else {}),
                 "column_last": 1,  # with `last`: the column tile's, too
-                "in_last_column": 1,  # the column tile is the layer's last
+                **({"in_last_column": 1} if rule.learns else {}),  # the column tile is the layer's last
+                **({"opens": 1} if rule.waits else {}),  # of the column tile's first step
             }
         )
 
     def elaborate(self, platform) -> Module:
         m = Module()
-        update = Signal()
-        with m.If(self.start):
-            m.d.sync += update.eq(self.update)
+        learns = self.machine.learning.learns
+        update: Value = Signal(name="update") if learns else Const(0, 1)
+        if learns:
+            with m.If(self.start):
+                m.d.sync += update.eq(self.update)
         flags = self._read(m, update)
         line = [self._flags(stage) for stage in delay_line(m, flags.as_value(), self.LEAD, "step")]
-        self._addresses(m, line[-2])
+        if learns:
+            self._addresses(m, line[-2])
         self._steps(m, line[-1], update)
-        self._totals(m, line[-1].valid & line[-1].last & ~update)
+        total = line[-1].valid & line[-1].last
+        self._totals(m, total & ~update if learns else total)
         return m
 
-    def _read(self, m: Module, update: Signal) -> data.View:
+    def _read(self, m: Module, update: Value) -> data.View:
         """The loops, in the read cycle. Returns what a step is in them."""
-        layer = self.layer
+        layer, rule = self.layer, self.machine.learning
         m.submodules.positions = positions = self._positions(m)
         walking, issuing = Signal(), Signal()
         # Steps of an update; forward the cycles of a position, which outlast its steps where
@@ -184,51 +203,62 @@ class Walk(wiring.Component):
         at_last_step, at_last_count = count == last_step, count == last_count
         in_last_column, batch_last = Signal(), Signal()
         moves = Signal()  # to another position
+        running, stepping = walking, issuing
+        if rule.waits:
+            tile_ends = issuing & update & at_last_step & batch_last & ~in_last_column
+            paused = self._paused(m, tile_ends)
+            running, stepping = walking & ~paused, issuing & ~paused
         m.d.comb += [
             in_last_column.eq(column == last_column),
-            batch_last.eq(positions.last & (sample == last_sample)),  # forward: `positions.last`
-            moves.eq(walking & (update | at_last_count)),
+            # Forward `positions.last`.
+            batch_last.eq(positions.last & (sample == last_sample) if rule.learns else positions.last),
+            moves.eq(running & (update | at_last_count)),
             positions.step.eq(moves),
-            self.finishing.eq(issuing & at_last_step & batch_last & in_last_column),
+            self.finishing.eq(stepping & at_last_step & batch_last & in_last_column),
         ]
 
-        with m.If(walking):
+        with m.If(running):
             # In an update `last_count` is `last_step`.
             m.d.sync += issuing.eq(at_last_count | (issuing & ~at_last_step))
             with m.If(~update | batch_last):
                 m.d.sync += count.eq(Mux(at_last_count, 0, count + 1))
             with m.If(moves):
-                m.d.sync += part.eq(Mux(positions.window_last, 0, part + 1))
-                with m.If(positions.last):
-                    m.d.sync += sample.eq(Mux(batch_last, 0, sample + 1))
+                if rule.learns:
+                    m.d.sync += part.eq(Mux(positions.window_last, 0, part + 1))
+                    with m.If(positions.last):
+                        m.d.sync += sample.eq(Mux(batch_last, 0, sample + 1))
                 with m.If(batch_last & at_last_count):
                     m.d.sync += column.eq(column + 1)
-                with m.If(batch_last):
-                    m.d.sync += first_part.eq(1)
-                with m.Elif(part == PART - 1):
-                    m.d.sync += first_part.eq(0)
-                with m.Elif(positions.window_last):
-                    m.d.sync += first_part.eq(0)
+                if rule.learns:
+                    with m.If(batch_last):
+                        m.d.sync += first_part.eq(1)
+                    with m.Elif(part == PART - 1):
+                        m.d.sync += first_part.eq(0)
+                    with m.Elif(positions.window_last):
+                        m.d.sync += first_part.eq(0)
             with m.If(self.finishing):
                 m.d.sync += [walking.eq(0), issuing.eq(0)]
         with m.If(self.start):
-            m.d.sync += [
-                walking.eq(1),
-                issuing.eq(1),
-                count.eq(0),
-                last_count.eq(Mux(self.update, layer.steps, layer.interval) - 1),
-                last_step.eq(layer.steps - 1),
-                column.eq(0),
-                last_column.eq(layer.col_tiles - 1),
+            batch = [
                 sample.eq(0),
                 last_sample.eq(Mux(self.update, self.samples - 1, 0)),
                 part.eq(0),
                 first_part.eq(1),
+            ] if rule.learns else []  # fmt: skip
+            m.d.sync += [
+                walking.eq(1),
+                issuing.eq(1),
+                count.eq(0),
+                last_count.eq((Mux(self.update, layer.steps, layer.interval) if rule.learns else layer.interval) - 1),
+                last_step.eq(layer.steps - 1),
+                column.eq(0),
+                last_column.eq(layer.col_tiles - 1),
+                *batch,
             ]
 
         self._bases(m, moves & positions.last, ~batch_last, at_last_count, sample)
         m.d.comb += [
-            self.tap_step_valid.eq(issuing),
+            self.tap_step_valid.eq(stepping),
             self.tap_y.eq(positions.y),
             self.tap_x.eq(positions.x),
             self.tap_tile_channels.eq(self._channels(in_last_column)),
@@ -236,35 +266,52 @@ class Walk(wiring.Component):
             self.tap_rewind.eq(at_last_step),
         ]
         flags = Signal(self._flags)
-        m.d.comb += [
-            flags.valid.eq(issuing),
-            flags.first.eq(Mux(update, first_part, count == 0)),
-            flags.last.eq(Mux(update, batch_last, at_last_step)),
+        of_windows = [
             flags.part_first.eq(part == 0),
             flags.part_last.eq((part == PART - 1) | positions.window_last),
             flags.window_last.eq(positions.window_last),
             flags.map_last.eq(positions.last),
+        ] if rule.learns else []  # fmt: skip
+        m.d.comb += [
+            flags.valid.eq(stepping),
+            flags.first.eq(Mux(update, first_part, count == 0) if rule.learns else count == 0),
+            flags.last.eq(Mux(update, batch_last, at_last_step) if rule.learns else at_last_step),
+            *of_windows,
             flags.column_last.eq(at_last_step & batch_last),
-            flags.in_last_column.eq(in_last_column),
+            *([flags.in_last_column.eq(in_last_column)] if rule.learns else []),
+            *([flags.opens.eq(update & (count == 0))] if rule.waits else []),
         ]
         return flags
 
+    def _paused(self, m: Module, tile_ends: Value) -> Signal:
+        """Between column tiles of an update that begin in less than C cycles: not even positions move on then."""
+        paused = Signal()
+        left = Signal(range(self.machine.cols))  # of the C cycles, after this one
+        due, asked = left == 0, tile_ends | paused
+        m.d.sync += paused.eq(asked & ~due)
+        with m.If(self.start | (asked & due)):
+            m.d.sync += left.eq(self.machine.cols - 1)
+        with m.Elif(~due):
+            m.d.sync += left.eq(left - 1)
+        return paused
+
     def _bases(self, m: Module, map_ends: Value, next_sample: Value, next_column: Value, sample: Signal) -> None:
         """`tap_base`, an element: of the sample's map; depthwise of the tile's first channel in it."""
-        layer, row_zeros = self.layer, Const(0, self.machine.row_bits)
+        layer, row_zeros, learns = self.layer, Const(0, self.machine.row_bits), self.machine.learning.learns
         # The first sample's base, and that of one at word 0.
         first, ring = Signal.like(self.tap_base), Signal.like(self.tap_base)
-        before_wrap = Signal.like(self.x_wrap)  # the last sample before the ring's end: none is -1
+        before_wrap = Signal(range(2 * self.machine.max_batch + 1))  # the last sample before the ring's end: none is -1
         channels = Mux(layer.depthwise, self.machine.cols, 0)
         with m.If(map_ends):
-            with m.If(next_sample):
-                wraps = sample == before_wrap
-                m.d.sync += self.tap_base.eq(Mux(wraps, ring, self.tap_base + Cat(row_zeros, layer.x_stride)))
-            with m.Elif(next_column):
+            if learns:
+                with m.If(next_sample):
+                    wraps = sample == before_wrap
+                    m.d.sync += self.tap_base.eq(Mux(wraps, ring, self.tap_base + Cat(row_zeros, layer.x_stride)))
+            with m.Elif(next_column) if learns else m.If(next_column):
                 m.d.sync += [
                     self.tap_base.eq(first + channels),
                     first.eq(first + channels),
-                    ring.eq(ring + channels),
+                    *([ring.eq(ring + channels)] if learns else []),
                 ]
             with m.Else():
                 m.d.sync += self.tap_base.eq(first)
@@ -272,16 +319,16 @@ class Walk(wiring.Component):
             m.d.sync += [
                 self.tap_base.eq(Cat(row_zeros, self.x_first)),
                 first.eq(Cat(row_zeros, self.x_first)),
-                ring.eq(0),
-                before_wrap.eq(self.x_wrap - 1),
+                *([ring.eq(0), before_wrap.eq(self.x_wrap - 1)] if learns else []),
             ]
 
     def _addresses(self, m: Module, step: data.View) -> None:
         """Of slopes and signals, in an update: what forward wrote as a stream is walked by strides."""
         layer = self.layer
-        for address, moves, stride, column in (
-            (self.slope_addr, 1, layer.slope_stride, layer.positions),
-            (self.signal_addr, step.window_last, layer.signal_stride, layer.windows),
+        slope_base = layer.slope_base if self.machine.learning.waits else 0
+        for address, base, moves, stride, column in (
+            (self.slope_addr, slope_base, 1, layer.slope_stride, layer.positions),
+            (self.signal_addr, 0, step.window_last, layer.signal_stride, layer.windows),
         ):
             # Where the column tile's words begin in the first sample, and in this one.
             first, start = (Signal.like(address, name=f"{address.name}_{n}") for n in ("first", "start"))
@@ -295,21 +342,26 @@ class Walk(wiring.Component):
                 with m.Else():
                     m.d.sync += [reg.eq(first + column) for reg in (address, start, first)]
             with m.If(self.start):
-                m.d.sync += [reg.eq(0) for reg in (address, start, first)]
+                m.d.sync += [reg.eq(base) for reg in (address, start, first)]
         m.d.comb += self.signal_channels.eq(self._channels(step.in_last_column))
 
-    def _steps(self, m: Module, step: data.View, update: Signal) -> None:
+    def _steps(self, m: Module, step: data.View, update: Value) -> None:
         """To the array, and the weights' address."""
         first = Signal.like(self.step_addr, name="column_addr")  # of the column tile
         after = Signal.like(self.step_addr, name="next_addr")
-        m.d.comb += [
-            self.step_valid.eq(step.valid),
-            self.step_op.eq(Mux(update, Op.UPDATE, Op.FORWARD)),
-            self.step_first.eq(step.first),
-            self.step_last.eq(step.last),
+        rule = self.machine.learning
+        of_windows = [
             self.step_window_first.eq(step.part_first),
             self.step_window_last.eq(step.part_last),
             self.step_diagonal.eq(self.layer.depthwise),
+        ] if rule.learns else []  # fmt: skip
+        m.d.comb += [
+            self.step_valid.eq(step.valid),
+            self.step_op.eq(Mux(update, Op.UPDATE, Op.FORWARD) if rule.learns else Op.FORWARD),
+            self.step_first.eq(step.first),
+            self.step_last.eq(step.last),
+            *of_windows,
+            *([self.step_opens.eq(step.opens)] if rule.waits else []),
             after.eq(self.step_addr + 1),
         ]
         with m.If(step.valid):

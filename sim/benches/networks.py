@@ -10,7 +10,7 @@ from spec.machine import INPUT_FRAC, Machine
 from spec.network import Convolution, FullyConnected, Network, Recipe
 from spec.program import program_for
 
-__all__ = ["conv", "network", "random_network", "windowed_machine"]
+__all__ = ["NARROW", "RULE_DESIGNS", "conv", "network", "random_network", "windowed_machine"]
 
 MAX_SIDE = 16
 _MACHINE = Machine(
@@ -23,6 +23,16 @@ _MACHINE = Machine(
 def windowed_machine(rows: int, cols: int, **changes) -> Machine:
     """Room for every network of the tests, and small enough to compile fast."""
     return replace(_MACHINE, name=f"w{rows}x{cols}", rows=rows, cols=cols, **changes)
+
+
+NARROW = windowed_machine(4, 2, delta_bits=16, fraction_bits=17, gradient_bits=40)
+"""Narrow operands of a 16-bit multiplier, and random bits just above the LFSR's 16."""
+RULE_DESIGNS: dict[str, tuple[Machine, int, str]] = {
+    "drtp": (windowed_machine(2, 2, rule="drtp"), 3, "walsh"),
+    "dfa": (replace(NARROW, rule="dfa"), 3, "sine"),
+    "inference": (windowed_machine(2, 1, rule="inference"), 3, "square"),
+}
+"""A small machine for each rule but ``lls``, with classes and basis: one compiled design each."""
 
 
 def conv(channels: int, kernel: int | tuple[int, int], latent: int | tuple[int, int] = 1, **options) -> Convolution:
@@ -51,11 +61,14 @@ def network(
 
 
 def random_network(rng: np.random.Generator, machine: Machine, classes: int, basis: str) -> Network:
-    """A network that the machine runs, of any shape that the description allows."""
+    """A network that the machine runs, of any shape that the description allows, and a rate for the machine's rule."""
     while True:
         try:
             found = _draw(rng, classes, basis)
             if found.windowed:
+                if machine.learning.learns and machine.rule != "lls":
+                    rates = ((machine.rule, int(rng.integers(0, 10))),)
+                    found = replace(found, recipe=replace(found.recipe, rate_shifts=rates))
                 program_for(found, machine)
                 return found
         except SpecError:

@@ -15,7 +15,6 @@ import sys
 import tempfile
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager, suppress
-from dataclasses import replace
 from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any, NoReturn
@@ -116,7 +115,7 @@ def built_for(machine: Machine, rule: str | None) -> Machine:
     if rule is None or rule == machine.rule:
         return machine
     try:
-        return replace(machine, rule=rule)
+        return machine.built_for(rule)
     except SpecError as error:
         key = "--rule" if error.key == "rule" else f"--rule {rule}: machine {machine.name}: {error.key}"
         raise SpecError(key, error.rule, error.got) from None

@@ -5,7 +5,6 @@ import shlex
 import sys
 import time
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -43,7 +42,7 @@ each on the machine built for it, otherwise alike: cycles, multiplications, ener
 and the whole step; where LLS loses; what learning costs beyond inference; whether the verdict survives another
 technology table. --area synthesises each core and counts its cells, --epochs trains each rule.
 
-For convolutions and batches LLS has hardware; BP, at its best, and DFA are models of the same array.
+For convolutions and batches BP has no hardware: it is a model of the same array, at its best, and has no area.
 """
 EPILOG = """\
 Leaves in DIR
@@ -119,7 +118,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace, argv: list[str]) -> int:
     """Runs the command; returns its exit code."""
     from sim.cycle.compare import compare, known_technologies, steps_of
-    from sim.cycle.model import of_batch
+    from sim.cycle.model import MODELLED, of_batch
     from spec.technology import load_technology
 
     machine, network = load_specs(args)
@@ -132,9 +131,6 @@ def run(args: argparse.Namespace, argv: list[str]) -> int:
     if seeds[-1] > MAX_SEED:
         raise SpecError("--seeds", f"must end with seed {MAX_SEED} or before", args.seeds)
     windowed = of_batch(network, args.batch)[0].windowed
-    for name, value in (("--rules", args.rules), ("--area", args.area)):
-        if value and windowed:
-            raise SpecError(name, "must be left out for convolutions and batches, where LLS alone has hardware")
     steps, _ = steps_of(machine, network, args.rules, args.batch)  # what does not fit is refused here
     dataset = None
     if args.epochs is not None:
@@ -150,7 +146,7 @@ def run(args: argparse.Namespace, argv: list[str]) -> int:
     areas, accuracy, training = {}, {}, ""
     try:
         if args.area:
-            areas = _areas(machine, network, list(steps))
+            areas = _areas(machine, network, [rule for rule in steps if not (windowed and rule in MODELLED)])
         if dataset is not None:
             accuracy = _train(args, machine, network, dataset, trained)
             training = f"{dataset.name}, epochs: {args.epochs}, {arithmetic}, {which}"
@@ -204,7 +200,7 @@ def _areas(machine: "Machine", network: "Network", rules: Sequence[str]) -> dict
             print(f"{name}: {said}", file=sys.stderr, flush=True)
         began = time.monotonic()
         try:
-            area = area_of(replace(machine, rule=rule), network, waiting)
+            area = area_of(machine.built_for(rule), network, waiting)
         except AreaError as error:
             raise CommandError(f"{name}: {error}") from None
         took = time.monotonic() - began

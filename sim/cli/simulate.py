@@ -3,7 +3,6 @@
 import argparse
 
 from sim.cli.common import add_common, add_rule, built_for, load_specs, option, positive, prepare_out, write_metrics
-from spec.errors import SpecError
 from spec.rules import RULES
 
 __all__ = ["add_arguments", "add_batch", "run"]
@@ -11,9 +10,9 @@ __all__ = ["add_arguments", "add_batch", "run"]
 SUMMARY = "cycles, utilization, energy and memory of a training step"
 DESCRIPTION = """\
 Counts what one training step, of one batch, costs on a machine, by closed forms: networks of any size take no time.
-The cycles are those of the RTL of a machine built for the rule, phase by phase; rule inference: of a sample, nothing
-learned. For convolutions and batches there are lls, and bp and dfa as models of what these rules would need on the same
-array: no hardware of theirs exists there, and the figures say so.
+The cycles are those of the RTL of a machine built for the rule, phase by phase; rule inference: nothing is learned.
+For convolutions and batches bp is a model of what it would need on the same array: no hardware of its exists there, and
+the figures say so.
 """
 EPILOG = """\
 Leaves in DIR
@@ -25,6 +24,7 @@ Examples
   entrain simulate --machine mnist --network mnist --out runs/mnist
   entrain simulate --machine mnist --network mnist --rule bp --technology jouppi-7nm --out runs/mnist-bp
   entrain simulate --machine smallconv --network smallconv-cifar10 --batch 1 --out runs/smallconv
+  entrain simulate --machine smallconv --network smallconv-cifar10 --rule dfa --out runs/smallconv-dfa
 """
 
 
@@ -50,7 +50,7 @@ def add_batch(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace, argv: list[str]) -> int:
     """Runs the command; returns its exit code."""
-    from sim.cycle.model import COMPARED, training_step
+    from sim.cycle.model import MODELLED, training_step
     from sim.cycle.report import UNITS, step_metrics
     from spec.technology import load_technology
 
@@ -58,11 +58,8 @@ def run(args: argparse.Namespace, argv: list[str]) -> int:
     with option("--technology", "technologies"):
         technology = load_technology(args.technology)
     rule = args.rule or machine.rule
-    if not machine.windowed:
+    if not (machine.windowed and rule in MODELLED):
         machine = built_for(machine, rule)
-    elif rule not in COMPARED:
-        rules = " or ".join(COMPARED)
-        raise SpecError("--rule", f"must be {rules} for a machine with gradient_bits (convolutions, batches)", rule)
     step = training_step(machine, network, rule, batch=args.batch)
     folder = prepare_out(args.out)
     metrics = step_metrics(step, technology)

@@ -25,6 +25,7 @@ from sim.cli.common import (
     write_metrics,
     write_text,
 )
+from sim.cycle.step import MODELLED
 from spec.errors import SpecError
 from spec.machine import Machine
 from spec.network import Network
@@ -41,7 +42,7 @@ SUMMARY = "train in float, in the bit-exact model or on the compiled Verilog"
 HARDWARE = (*(name for name, rule in RULES.items() if rule.learns), "frozen")
 BACKENDS = {"float": FLOAT_RULES, "golden": HARDWARE, "rtl": HARDWARE}
 """The rules of each backend, for fully connected layers at batch 1."""
-WINDOWED = ("lls", "frozen")
+WINDOWED = tuple(rule for rule in HARDWARE if rule not in MODELLED)
 """Those that the hardware has for convolutions and batches."""
 DESCRIPTION = f"""\
 Trains a network, an update a sample (or a batch, where the network's recipe has one). Backends:
@@ -50,7 +51,7 @@ Trains a network, an update a sample (or a batch, where the network's recipe has
   rtl      the generated Verilog, compiled by Verilator. Ends with the weights of golden, bit by bit, and counts clock
            cycles with the design's own counters
 Rules:
-  golden, rtl  {", ".join(HARDWARE)}; for convolutions and batches {" and ".join(WINDOWED)}
+  golden, rtl  {", ".join(HARDWARE)}; for convolutions and batches {", ".join(WINDOWED)}
   float        {", ".join(FLOAT_RULES)}
 --rule builds the machine for that rule; without it the machine's own counts (key `rule` of its file). lls is local,
 drtp is direct random target projection, dfa direct feedback alignment, bp backpropagation; frozen hidden layers stay
@@ -94,6 +95,7 @@ Examples
   entrain train --machine conv-small --network conv-small --data mnist.npz --backend rtl --epochs 4 --samples 500
                 --test-samples 100 --out runs/conv-rtl        (in the Verilog: 25 million cycles, some minutes)
   entrain train --rule bp --epochs 20 --out runs/bp             (backpropagation, in the integers of its hardware)
+  entrain train --machine smallconv --network smallconv-mnist --data mnist.npz --rule dfa --epochs 5 --out runs/dfa
   entrain train --backend float --rule bp --epochs 20 --out runs/bp-float
 """
 UNITS = {

@@ -13,14 +13,14 @@ from functools import cached_property
 from typing import TYPE_CHECKING
 
 from sim.cycle.dense_report import DENSE_NOTES, area_notes, details, tax_table
-from sim.cycle.model import COMPARED, of_batch, training_step
+from sim.cycle.model import of_batch, training_step
 from sim.cycle.report import step_metrics
 from sim.cycle.rows import Row, mean
 from sim.cycle.step import Step
 from sim.cycle.tax import learning_tax
 from sim.cycle.text import NAMES, number, sizes, times
 from sim.cycle.windowed_report import NOTES, claims, layer_table
-from spec.errors import SpecError
+from spec.errors import SpecError, check_choice
 from spec.machine import Machine
 from spec.network import Network
 from spec.rules import RULES
@@ -30,7 +30,10 @@ from spec.yaml_loader import preset_names
 if TYPE_CHECKING:
     from sim.area import Area
 
-__all__ = ["Comparison", "compare", "compared_rules", "known_technologies", "steps_of"]
+__all__ = ["Comparison", "compare", "known_technologies", "steps_of"]
+
+FEW = 3
+"""Rules whose multiples of LLS a terminal has room for."""
 
 
 @dataclass(frozen=True)
@@ -70,16 +73,15 @@ class Comparison:
     @property
     def title(self) -> str:
         """The rules in a sentence."""
-        *most, last = (NAMES[rule] for rule in self.rules)
-        return f"{', '.join(most)} and {last}" if most else last
+        return _title(self.rules)
 
     @property
     def label(self) -> str:
         """What the figures are, in a sentence without its full stop."""
-        labels = {rule: metric["label"] for rule, metric in self.metrics.items()}
-        if len(set(labels.values())) == 1:
-            return f"{self.title}: {next(iter(labels.values()))}"
-        return "; ".join(f"{NAMES[rule]}: {label}" for rule, label in labels.items())
+        rules: dict[str, list[str]] = {}
+        for rule, metric in self.metrics.items():
+            rules.setdefault(metric["label"], []).append(rule)
+        return "; ".join(f"{_title(alike)}: {label}" for label, alike in rules.items())
 
     @cached_property
     def details(self) -> dict[str, tuple[Row, ...]]:
@@ -122,7 +124,7 @@ class Comparison:
 
     def to_text(self) -> str:
         """The table for a terminal, without the multiples where they would not fit it."""
-        others = self.others if len(self.rules) <= len(COMPARED) else ()
+        others = self.others if len(self.rules) <= FEW else ()
         lines = [["", *(NAMES[rule] for rule in self.rules), *(f"{NAMES[rule]}/LLS" for rule in others)]]
         lines += [self._cells(row, others) for row in self.rows]
         widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
@@ -147,10 +149,10 @@ class Comparison:
         ]
         if self.accuracy:
             text += self._accuracies()
-        text += tax_table(self.tax, self.areas)
+        text += tax_table(self.tax, self.areas, network.windowed)
         for title, rows in self.details.items():
             text += [f"## {title}", "", *self._table(rows, ()), ""]
-        if network.windowed and set(COMPARED) <= self.metrics.keys():
+        if network.windowed and {"lls", "bp"} <= self.metrics.keys():
             text += [*claims(self.metrics), "", *layer_table(self.metrics), ""]
         if self.others:
             text += self._technologies()
@@ -227,25 +229,18 @@ def known_technologies(*more: str) -> list[Technology]:
     return list(found.values())
 
 
-def compared_rules(network: Network) -> tuple[str, ...]:
-    """Rules that have figures for a network: those with hardware; of convolutions and batches LLS, and two models."""
-    return COMPARED if network.windowed else tuple(RULES)
-
-
 def steps_of(
     machine: Machine, network: Network, rules: Sequence[str] | None = None, batch: int | None = None
 ) -> tuple[dict[str, Step], dict[str, str]]:
     """The steps by rule, and the rules that are left out, each with the reason.
 
     A rule that keeps more than the machine has is left out where ``rules`` names none, but for LLS; otherwise it raises
-    SpecError, and so does a rule that the network has no figures for.
+    SpecError.
     """
-    known = compared_rules(of_batch(network, batch)[0])
     for rule in rules or ():
-        if rule not in known:
-            raise SpecError("rules", f"must be of {', '.join(known)} for network {network.name}", rule)
+        check_choice("rules", rule, RULES)
     steps, left_out = {}, {}
-    for rule in known if rules is None else dict.fromkeys(rules):
+    for rule in RULES if rules is None else dict.fromkeys(rules):
         try:
             steps[rule] = training_step(machine, network, rule, batch=batch)
         except SpecError as error:
@@ -288,6 +283,12 @@ def compare(
     return Comparison(
         machine, network, metrics, rows, energies, _same_memories(tables), found, training, dict(areas or {}), left_out
     )
+
+
+def _title(rules: Sequence[str]) -> str:
+    """Rules in a sentence."""
+    *most, last = (NAMES[rule] for rule in rules)
+    return f"{', '.join(most)} and {last}" if most else last
 
 
 def _same_memories(tables: Mapping[str, Technology]) -> tuple[tuple[str, ...], ...]:

@@ -44,7 +44,7 @@ COMPONENTS = (
     "delta memory",
 )
 """Where. The column memory, of slope bits and shifted signals, is the windowed datapath's. The delta memory keeps
-signals that are not yet shifted: BP's, on the windowed datapath DFA's too."""
+signals that are not yet shifted, BP's, and on the windowed datapath the errors that DFA waits for."""
 
 Key = tuple[str, str, str]
 

@@ -27,6 +27,11 @@ DENSE_NOTES = (
     "- DFA's feedback, and DRTP's, is the network's basis.",
     "- Memory is what a step keeps, with the padding of its placement.",
 )
+UPDATES = {
+    False: "more than twice the energy",
+    True: "little more energy where positions are many: a weight is read once a batch and written, not once a position",
+}
+"""What an update's walk costs."""
 TAX_UNITS = {
     "cycles": "cycles a sample",
     "energy": "energy a sample",
@@ -65,8 +70,8 @@ def details(metrics: Mapping[str, Mapping], areas: Mapping[str, "Area"]) -> dict
     return sections
 
 
-def tax_table(tax: Mapping[str, Mapping[str, float]], areas: Mapping[str, "Area"]) -> list[str]:
-    """The learning tax, lines of Markdown; none without one."""
+def tax_table(tax: Mapping[str, Mapping[str, float]], areas: Mapping[str, "Area"], windowed: bool) -> list[str]:
+    """The learning tax, lines of Markdown; none without one. ``windowed``: of convolutions and batches."""
     if not tax:
         return []
     quantities = list(dict.fromkeys(name for found in tax.values() for name in found))
@@ -91,8 +96,8 @@ def tax_table(tax: Mapping[str, Mapping[str, float]], areas: Mapping[str, "Area"
         "",
         f"{SPOON.name}: {SPOON.source}. Its figures are of the area and the power of a chip with another network and "
         "array, ours of cells of an FPGA and of counted actions: the same question, not the same measure. An update "
-        "walks the array once more, so a sample takes twice the cycles under every rule, and more than twice the "
-        "energy. Power is to be read with the cycles: a signal that takes longer spreads the same energy.",
+        f"walks the array once more, so a sample takes twice the cycles under every rule, and {UPDATES[windowed]}. "
+        "Power is to be read with the cycles: a signal that takes longer spreads the same energy.",
         "",
     ]
 

@@ -60,14 +60,17 @@ def peak_bytes(step: Step) -> int:
 
 
 def allocated_bytes(machine: Machine) -> dict[str, int]:
-    """Bytes that the machine has, whatever it runs: PE memories, biases, activation banks; slope bits and signals."""
+    """Bytes that the machine has, whatever it runs: PE memories, biases, activation banks; slope bits and signals.
+
+    A machine for convolutions that does not learn lacks the last two.
+    """
     biases = machine.bias_bank_depth * machine.cols if machine.windowed else machine.bias_depth
     found = {
         "weights": machine.pes * machine.weight_depth * WEIGHT_BITS // 8,
         "biases": biases * WEIGHT_BITS // 8,
         "activation banks": machine.rows * machine.activation_depth * ACT_BITS // 8,
     }
-    if machine.windowed:
+    if machine.windowed and machine.learning.learns:
         found["slopes"] = _bytes(machine.slope_depth * machine.cols)
         found["signals"] = _bytes(machine.signal_depth * machine.cols * machine.delta_bits)
     return found

@@ -26,8 +26,8 @@ UNITS = {
     "the weight gradient counts one a weight, position and sample under every rule",
     "learning_signal_macs": "the learning signal's, by part",
     "multiplications_by_phase": "how many of the MACs are multiplied, by what they are for: sums over the signs of a "
-    "basis are not; in a weight gradient one a weight and learning signal, which lls has one of a window (of 128 "
-    "positions at most), bp of a position or of a block of max-pooling, dfa of a position; the biases' are counted",
+    "basis are not; in a weight gradient one a weight and learning signal, of which bp has one a position or block of "
+    "max-pooling, the others one a window (of 128 positions at most); the biases' are counted where they are products",
     "window_additions": "additions of 18 bits, of activations within a window, that stand for multiplications of the "
     "weight gradient",
     "utilization": "0 to 1: multiplications of forward pass and weight gradient / (rows x columns x cycles)",

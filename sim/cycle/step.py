@@ -15,10 +15,10 @@ from spec.program import Program
 from spec.timing import FINISH_CYCLES
 from spec.windowed_program import WindowedProgram
 
-__all__ = ["COMPARED", "CYCLE_PHASES", "LayerStep", "Step", "multiplied"]
+__all__ = ["CYCLE_PHASES", "MODELLED", "LayerStep", "Step", "multiplied"]
 
-COMPARED = ("lls", "bp", "dfa")
-"""Rules that convolutions and batches have figures for."""
+MODELLED = ("bp",)
+"""Rules that no hardware for convolutions and batches has: they are models of the array there."""
 CLOSED_FORM = "closed form, equal to the RTL on every tested shape"
 MODEL = "model, no hardware yet"
 CYCLE_PHASES = ("setup", "forward", "signal", "update", "finish")
@@ -73,7 +73,7 @@ class Step:
     @property
     def label(self) -> str:
         """What the figures are."""
-        return MODEL if self.machine.windowed and self.rule in ("bp", "dfa") else CLOSED_FORM
+        return MODEL if self.machine.windowed and self.rule in MODELLED else CLOSED_FORM
 
     @property
     def cycles_by_phase(self) -> dict[str, int]:

@@ -29,7 +29,7 @@ from spec.timing import (
     delta_latency,
 )
 
-__all__ = ["Visit", "Walk", "WalkedLayer", "walk_step"]
+__all__ = ["Visit", "Walk", "WalkedLayer", "merged", "walk_step"]
 
 PHASES: tuple[str, ...] = ("setup", "forward", "signal", "update", "finish")
 RESULT_LATENCY = 5
@@ -144,7 +144,7 @@ def walk_step(machine: Machine, network: Network, train_hidden: bool = True, lab
             if layer == number and phase != "finish":
                 cycles[phase] += spent
         layers.append(WalkedLayer(cycles, dict(array.events), dict(array.macs)))
-    return Walk(_merged(visits), layers)
+    return Walk(merged(visits), layers)
 
 
 def _first_to_last(arrays: list[_Array], classes: int, labelled: bool) -> list[Visit]:
@@ -183,7 +183,7 @@ def _last_to_first(arrays: list[_Array]) -> list[Visit]:
     return visits
 
 
-def _merged(visits: list[Visit]) -> list[Visit]:
+def merged(visits: list[Visit]) -> list[Visit]:
     """As the sequencer shows it: what follows in the same phase of the same layer is one visit."""
     found: list[Visit] = []
     for (phase, layer), group in groupby(visits, lambda visit: visit[:2]):

@@ -1,92 +1,94 @@
-"""Closed forms of a training step of convolutions and batches, as the windowed datapath does it.
+"""Closed forms of a step of convolutions and batches, as the windowed datapath does it under each learning rule.
 
-The phases, and where their cycles come from, are in ``docs/convolutions.md``, section 6; the forms themselves are in
-``spec.windowed_timing``, the actions in ``sim.cycle.windowed_counts``. ``sim.cycle.windowed_stepped`` counts the same
-by walking the steps one by one. A layer is set up once a batch, goes forward and forms its signal once a sample, and is
-updated once a batch.
+The phases, and where their cycles come from, are in ``docs/convolutions.md``, section 6, and ``docs/rules.md``, section
+5; the forms themselves are in ``spec.windowed_timing``, the actions in ``sim.cycle.windowed_counts``.
+``sim.cycle.windowed_stepped`` counts the same by walking the steps one by one. A layer goes forward and forms its
+signal once a sample, and is updated once a batch; it is set up once a batch, twice where it waits for the output
+layer's errors.
 """
 
-from collections.abc import Iterator
-
-from sim.cycle import windowed_bp
 from sim.cycle import windowed_counts as count
-from sim.cycle.counts import local_counts, local_macs, softmax
+from sim.cycle.counts import Counts, entry_read, entry_sum, local_counts, local_macs, neuron_bits, row_read, softmax
 from sim.cycle.step import LayerStep, Step, multiplied
 from sim.cycle.windowed_counts import Work
 from spec.basis import Basis
 from spec.machine import Machine
 from spec.network import Network
+from spec.rules import RULES
 from spec.windowed_program import WindowedProgram
 from spec.windowed_timing import forward_cycles, setup_cycles, signal_cycles, update_cycles
 
 __all__ = ["inference_step", "training_step"]
 
 
-def training_step(machine: Machine, network: Network, program: WindowedProgram, rule: str, batch: int) -> Step:
-    """A training step of ``batch`` samples, at most those of ``program``, the network's on the machine."""
-    basis = Basis(network.basis, network.classes)
-    if rule != "lls":
-        return windowed_bp.training_step(machine, network, program, rule, batch)
-    layers = []
-    for number, work in enumerate(_works(machine, network, program, batch)):
-        layer, trains = work.descriptor, bool(work.descriptor.train)
-        cycles = _cycles(work, network.classes, trains)
-        macs: dict[str, dict[str, int]] = {"forward": {"matrix": work.macs}, "signal": {}, "update": {}}
-        counts = count.forward(work, first=number == 0)
-        if trains:
-            macs["update"] = {"matrix": work.macs}
-            counts += softmax(network.classes) * batch
-            counts += count.update(work, work.parts, summed=True)
-            counts += count.local_memories(work)
-            counts += count.bias_update(work, layer.windows, weighted=not layer.is_output)
-            if not layer.is_output:
-                counts += count.slope_weights(work)
-                macs["signal"] = {part: batch * n for part, n in local_macs(layer.latents, network.classes).items()}
-                if not layer.pool_latent:
-                    counts += count.latent_sums(work, "signal")
-                counts += local_counts(layer.latents, basis) * batch
-        multiplications = multiplied(macs, network.basis)
-        if trains:
-            multiplications["update"] = batch * work.parts * work.geometry.weights
-            multiplications["update"] += 0 if layer.is_output else batch * layer.latents
-        layers.append(
-            LayerStep(
-                number, work.geometry.taps, layer.channels, cycles, macs, counts, multiplications,
-                work.macs if trains else 0, layer.positions, layer.windows,
-            )
-        )  # fmt: skip
-    return Step("lls", machine, network, program, tuple(layers), batch)
+def training_step(machine: Machine, network: Network, program: WindowedProgram, batch: int) -> Step:
+    """``batch`` samples with labels, at most those of ``program``, under the machine's rule.
+
+    ``program``: of the network on the machine.
+    """
+    return _step(machine.rule, machine, network, program, batch)
 
 
 def inference_step(machine: Machine, network: Network, program: WindowedProgram) -> Step:
     """A sample without a label, which is a batch of its own."""
-    layers = []
-    for number, work in enumerate(_works(machine, network, program, 1)):
-        layer = work.descriptor
+    return _step("inference", machine, network, program, 1)
+
+
+def _step(rule: str, machine: Machine, network: Network, program: WindowedProgram, batch: int) -> Step:
+    """What the machine does under its own rule, or without labels (``inference``)."""
+    learning, basis = machine.learning, Basis(network.basis, network.classes)
+    learns, layers = RULES[rule].learns, []
+    for number, (geometry, layer) in enumerate(zip(network.geometry, program.layers, strict=True)):
+        work = Work(machine, geometry, layer, batch)
+        trains = learns and bool(layer.train)
+        waits = trains and learning.waits and not layer.is_output
+        cycles = {
+            "setup": setup_cycles(machine) * (1 + waits),
+            "forward": batch * forward_cycles(layer, machine),
+            "finish": 0,
+            "signal": batch * signal_cycles(layer, machine, network.classes, learns),
+            "update": update_cycles(layer, machine, batch) if trains else 0,
+        }
         macs: dict[str, dict[str, int]] = {"forward": {"matrix": work.macs}, "signal": {}, "update": {}}
         counts = count.forward(work, first=number == 0)
+        if trains:
+            macs["update"] = {"matrix": work.macs}
+            counts += count.update(work, work.parts, summed=True)
+            counts += count.local_memories(work)
+            if learning.waits:
+                counts += count.tile_biases(work)
+            else:
+                counts += count.bias_update(work, layer.windows, weighted=not layer.is_output)
+            if layer.is_output or learning.scores:
+                counts += softmax(network.classes) * batch
+            if not layer.is_output:
+                parts, found = _hidden_signal(work, basis)
+                macs["signal"] = {part: batch * n for part, n in parts.items()}
+                counts += found
+            elif learning.waits:
+                counts += count.kept_errors(work, network.classes, "write")
+        multiplications = multiplied(macs, network.basis)
+        if trains:
+            multiplications["update"] = batch * work.parts * geometry.weights
+            multiplications["update"] += 0 if layer.is_output or learning.waits else batch * layer.latents
         layers.append(
             LayerStep(
-                number, work.geometry.taps, layer.channels, _cycles(work, network.classes, False), macs, counts,
-                multiplied(macs, network.basis), 0, layer.positions, layer.windows,
+                number, geometry.taps, layer.channels, cycles, macs, counts, multiplications,
+                work.macs if trains else 0, layer.positions, layer.windows,
             )
         )  # fmt: skip
-    return Step("inference", machine, network, program, tuple(layers), 1)
+    return Step(rule, machine, network, program, tuple(layers), batch)
 
 
-def _works(machine: Machine, network: Network, program: WindowedProgram, batch: int) -> Iterator[Work]:
-    """The layers' work for a batch."""
-    for geometry, layer in zip(network.geometry, program.layers, strict=True):
-        yield Work(machine, geometry, layer, batch)
-
-
-def _cycles(work: Work, classes: int, trains: bool) -> dict[str, int]:
-    """A layer's cycles by phase; ``trains``: samples have labels and the layer learns from them."""
-    layer, machine, batch = work.descriptor, work.machine, work.batch
-    return {
-        "setup": setup_cycles(machine),
-        "forward": batch * forward_cycles(layer, machine),
-        "finish": 0,
-        "signal": batch * signal_cycles(layer, classes, trains),
-        "update": update_cycles(layer, machine, batch) if trains else 0,
-    }
+def _hidden_signal(work: Work, basis: Basis) -> tuple[dict[str, int], Counts]:
+    """MACs by part of a sample, and actions of all samples, of a hidden layer's signals, one a latent."""
+    rule, n, batch = work.machine.learning, work.descriptor.latents, work.batch
+    if rule.waits:
+        counts = count.kept_errors(work, basis.classes, "read")
+        return {"feedback": n * basis.classes}, counts + (entry_read(n, basis) + entry_sum(n, basis)) * batch
+    counts = count.slope_weights(work)
+    if not work.descriptor.pool_latent:
+        counts += count.latent_sums(work, "signal")
+    if rule.scores:
+        return local_macs(n, basis.classes), counts + local_counts(n, basis) * batch
+    return {}, counts + (neuron_bits(n, rule) + row_read(n, basis)) * batch

@@ -1,6 +1,4 @@
-"""Backpropagation and direct feedback alignment on the windowed array: a model, no hardware yet.
-
-Backpropagation (BP) is taken at its best:
+"""Backpropagation (BP) on the windowed array: a model at its best, no hardware yet.
 
 - The pass ``Wᵀδ`` uses the weights where they are: PE(t % R, j % C) multiplies them with channel j's signal, and psums
   run east, to accumulators at the row ends. Every word of every PE meets every position once, a step a cycle:
@@ -15,21 +13,15 @@ Backpropagation (BP) is taken at its best:
 - The weight gradient's sum stays in the PE as LLS's does, so a weight is read and written once a batch. It has a
   product a signal: a position, or a block, or, where the next layer reads latents and so a window's pixels share a
   signal, a window, as LLS has it.
-
-Direct feedback alignment (DFA) sends the output error back through a fixed matrix, K products an output of a layer
-before pooling. It is made beside the update at no cycles of its own, its matrix is of the same kind as the network's
-basis, and its weight gradient has a product a position.
-
-Both read a layer's descriptor again on the way back, the output layer's apart.
+- A layer's descriptor is read again on the way back, the output layer's apart.
 """
 
 import math
 
 from sim.cycle import windowed_counts as count
-from sim.cycle.counts import entry_read, entry_sum, softmax
+from sim.cycle.counts import softmax
 from sim.cycle.step import LayerStep, Step, multiplied
 from sim.cycle.windowed_counts import Work
-from spec.basis import Basis
 from spec.geometry import LayerGeometry
 from spec.machine import Machine
 from spec.network import Network
@@ -39,9 +31,8 @@ from spec.windowed_timing import forward_cycles, setup_cycles, signal_cycles, up
 __all__ = ["blocks", "streamed_cycles", "training_step", "transposed_cycles"]
 
 
-def training_step(machine: Machine, network: Network, program: WindowedProgram, rule: str, batch: int) -> Step:
-    """A step of ``bp`` or ``dfa`` with ``batch`` samples."""
-    basis = Basis(network.basis, network.classes)
+def training_step(machine: Machine, network: Network, program: WindowedProgram, batch: int) -> Step:
+    """``batch`` samples with labels; ``machine`` and ``program`` are those for LLS."""
     layers = []
     for number, (geometry, layer) in enumerate(zip(network.geometry, program.layers, strict=True)):
         work, output = Work(machine, geometry, layer, batch), bool(layer.is_output)
@@ -50,32 +41,27 @@ def training_step(machine: Machine, network: Network, program: WindowedProgram, 
         cycles = {"finish": 0, "signal": 0, "update": update_cycles(layer, machine, batch)}
         if output:
             cycles |= {"setup": setup_cycles(machine), "forward": batch * forward_cycles(layer, machine)}
-            cycles["signal"] = batch * signal_cycles(layer, network.classes, True)
+            cycles["signal"] = batch * signal_cycles(layer, machine, network.classes, True)
             counts += softmax(network.classes) * batch
         else:
             cycles |= {"setup": 2 * setup_cycles(machine), "forward": streamed_cycles(work)}
         # How many of a channel's signals of a sample differ from zero, and from their neighbours.
-        present, distinct, summed, feeds = geometry.positions, geometry.positions, False, 0
-        if rule == "bp":
-            if geometry.pool == "max":
-                present = distinct = blocks(geometry)
-            elif geometry.pool == "latent":
-                distinct, summed = work.parts, True
-            if number > 0:
-                cycles["signal"] += transposed_cycles(work)
-                macs["signal"] = {"transposed weights": work.macs}
-                counts += count.transposed(work, present)
-                counts.add("signal", "delta memory", "activation_write", batch * math.prod(geometry.input))
-        elif not output:
-            feeds = geometry.positions * geometry.channels
-            macs["signal"] = {"feedback": batch * feeds * network.classes}
-            counts += entry_read(batch * feeds, basis) + entry_sum(batch * feeds, basis)
+        present, distinct, summed = geometry.positions, geometry.positions, False
+        if geometry.pool == "max":
+            present = distinct = blocks(geometry)
+        elif geometry.pool == "latent":
+            distinct, summed = work.parts, True
+        if number > 0:
+            cycles["signal"] += transposed_cycles(work)
+            macs["signal"] = {"transposed weights": work.macs}
+            counts += count.transposed(work, present)
+            counts.add("signal", "delta memory", "activation_write", batch * math.prod(geometry.input))
         counts += count.update(work, distinct, summed)
-        counts += count.output_memories(work, distinct, feeds)
+        counts.add("update", "delta memory", "activation_read", batch * work.tiles * distinct * machine.cols)
         counts += count.bias_update(work, present, weighted=False)
         multiplications = multiplied(macs, network.basis)
         multiplications["update"] = batch * distinct * geometry.weights
-        if rule == "bp" and number > 0:
+        if number > 0:
             multiplications["signal"] = batch * present * geometry.weights
         layers.append(
             LayerStep(
@@ -83,7 +69,7 @@ def training_step(machine: Machine, network: Network, program: WindowedProgram, 
                 work.macs if summed else 0, layer.positions, layer.windows,
             )
         )  # fmt: skip
-    return Step(rule, machine, network, program, tuple(layers), batch)
+    return Step("bp", machine, network, program, tuple(layers), batch)
 
 
 def transposed_cycles(work: Work) -> int:

@@ -15,7 +15,7 @@ import numpy as np
 from sim.cycle.counts import Counts
 from spec.geometry import LayerGeometry
 from spec.lfsr import STATE_BITS
-from spec.machine import ACT_BITS, WEIGHT_BITS, Machine
+from spec.machine import ACT_BITS, ERROR_BITS, WEIGHT_BITS, Machine
 from spec.technology import activation_action, weight_action
 from spec.windowed import COARSE
 from spec.windowed_program import MAX_WINDOW, WindowedDescriptor
@@ -26,10 +26,11 @@ __all__ = [
     "Work",
     "bias_update",
     "forward",
+    "kept_errors",
     "latent_sums",
     "local_memories",
-    "output_memories",
     "slope_weights",
+    "tile_biases",
     "transposed",
     "update",
 ]
@@ -141,8 +142,16 @@ def slope_weights(work: Work) -> Counts:
     return counts
 
 
+def kept_errors(work: Work, classes: int, access: str) -> Counts:
+    """A pass over the output layer's errors of all samples, which rules that wait for them keep; ``access`` as actions
+    name it."""
+    counts = Counts()
+    counts.add("signal", "delta memory", f"activation_{access}", work.batch * classes * _bytes(ERROR_BITS))
+    return counts
+
+
 def local_memories(work: Work) -> Counts:
-    """What LLS's gradient needs beside the maps: slope bits a position, a shifted signal a window."""
+    """What a gradient needs beside the maps: slope bits a position, a shifted signal a window."""
     counts, machine, layer = Counts(), work.machine, work.descriptor
     word, signal = _bytes(machine.cols), _bytes(machine.delta_bits)
     read, write = work.slope_action
@@ -151,15 +160,6 @@ def local_memories(work: Work) -> Counts:
     counts.add("signal", "column memory", "activation_write", work.batch * layer.latents * signal)
     windows = work.batch * work.tiles * layer.windows
     counts.add("update", "column memory", "activation_read", windows * machine.cols * signal)
-    return counts
-
-
-def output_memories(work: Work, signals: int, written: int) -> Counts:
-    """What another rule's gradient needs: 8-bit signals, ``signals`` a channel and sample, ``written`` a sample."""
-    counts = Counts()
-    reads = work.batch * work.tiles * signals * work.machine.cols
-    counts.add("signal", "delta memory", "activation_write", work.batch * written)
-    counts.add("update", "delta memory", "activation_read", reads)
     return counts
 
 
@@ -205,6 +205,17 @@ def bias_update(work: Work, signals: int, weighted: bool) -> Counts:
     return counts
 
 
+def tile_biases(work: Work) -> Counts:
+    """Biases of a rule that waits: a sum a column of ``d'`` or ``8·d'`` a position, in a tile's first step."""
+    counts, machine, channels = Counts(), work.machine, work.descriptor.channels
+    _add(counts, "update", "bias unit", machine.psum_bits, work.outputs)
+    counts.add("update", "bias unit", "bias_read", channels)
+    counts.add("update", "bias unit", "bias_write", channels)
+    registers = machine.psum_bits * work.outputs + STATE_BITS * work.columns
+    counts.add("update", "bias unit", "register_bit", registers)
+    return counts
+
+
 def transposed(work: Work, signals: int) -> Counts:
     """BP's walk of ``Wᵀδ``: every word of every PE at every position, psums to the rows' ends.
 
@@ -224,7 +235,12 @@ def transposed(work: Work, signals: int) -> Counts:
 
 
 def _operand_registers(machine: Machine) -> int:
-    """Flip-flops of a PE that every step writes: activation, slope, operands, two weights, product; not the psum."""
+    """Flip-flops of a PE that every step writes: activation, slope, operands, two weights, product; not the psum.
+
+    Without learning the activation is an operand, and there is no slope.
+    """
+    if not machine.learning.learns:
+        return machine.narrow_bits + machine.operand_bits + 2 * WEIGHT_BITS + machine.product_bits
     act = ACT_BITS + (COARSE if machine.fraction_bits > STATE_BITS else 0)
     product = min(WINDOW_BITS + machine.operand_bits - 1, machine.psum_bits)
     return act + 1 + WINDOW_BITS + machine.operand_bits + 2 * WEIGHT_BITS + product

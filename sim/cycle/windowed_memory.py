@@ -9,14 +9,16 @@ are left out, alike for every rule. See :func:`windowed_memory_bytes` for each p
 import math
 from collections.abc import Sequence
 
+from sim.cycle.counts import kept_bits
 from sim.cycle.windowed_bp import blocks
 from sim.cycle.windowed_counts import WEIGHT_BITS_OF_LATENT
 from spec import layout
 from spec.basis import Basis
 from spec.errors import check_choice
 from spec.geometry import LayerGeometry
-from spec.machine import ACT_BITS, WEIGHT_BITS, Machine
+from spec.machine import ACT_BITS, ERROR_BITS, WEIGHT_BITS, Machine
 from spec.network import Network
+from spec.rules import RULES
 
 __all__ = ["INDEX_BITS", "windowed_memory_bytes"]
 
@@ -25,61 +27,61 @@ INDEX_BITS = 2
 
 
 def windowed_memory_bytes(network: Network, machine: Machine, rule: str, batch: int) -> dict[str, int]:
-    """Bytes by purpose of a step of ``lls``, ``bp``, ``dfa`` or ``inference`` with ``batch`` samples.
+    """Bytes by purpose of a step of a rule of ``spec.rules.RULES`` with ``batch`` samples.
 
     - ``weights``: words of all PEs. ``biases``: with the sums of a layer's bias gradients, when a batch has several
-      samples.
+      samples; DFA adds a tile's up in the update, in registers.
     - ``input buffers``: two batches of samples, one being loaded.
-    - ``activations``: maps as the next layer reads them, after pooling, with the pitch of their rows. LLS keeps two
-      layers' (the one being read, the one being written), BP and DFA every hidden layer's.
-    - ``slopes``: LLS keeps a bit a position of one layer, all columns of its tiles. BP keeps a bit a signal of every
-      hidden layer, and behind max-pooling, where only a block's largest has a signal, 2 more for its place. DFA, whose
-      signals are not pooled, a bit a position of every hidden layer.
-    - ``latents``: the learning-signal unit's, of one sample, each with its bias's weight. ``basis table``: of the
-      layer with the most latents; DFA: of that with the most outputs.
-    - ``deltas``: LLS keeps shifted signals of one layer, one a window and channel, of all columns of its tiles. BP
-      keeps 8-bit signals, pooled, of the two layers between which they are passed. DFA makes them column tile by column
-      tile.
+    - ``activations``: maps as the next layer reads them, after pooling, with the pitch of their rows: two layers' (the
+      one being read, the one being written), of a rule that waits every hidden layer's.
+    - ``slopes``: a bit a position of one layer, all columns of its tiles; DFA: of all layers. BP keeps a bit a signal
+      of every hidden layer, and behind max-pooling, where only a block's largest has a signal, 2 more for its place.
+    - ``latents``: the learning-signal unit's, of one sample, each with its bias's weight: LLS the latents, DRTP whether
+      each is saturated, and where. ``basis table``: of the layer with the most latents.
+    - ``deltas``: shifted signals of one layer, one a window and channel, of all columns of its tiles; DFA: and all
+      samples' errors. BP keeps 8-bit signals, pooled, of the two layers between which they are passed.
     """
-    check_choice("rule", rule, ("lls", "bp", "dfa", "inference"))
-    basis = Basis(network.basis, network.classes)
+    check_choice("rule", rule, RULES)
+    needs, basis = RULES[rule], Basis(network.basis, network.classes)
     layers, hidden = network.geometry, network.geometry[:-1]
     R, C = machine.rows, machine.cols
     tiles = [-(-layer.channels // C) for layer in layers]
     maps = [layout.words(layer, R) * R for layer in layers[1:]]
     words = sum(count * layout.steps(layer, R) for count, layer in zip(tiles, layers, strict=True))
-    training = rule != "inference"
-    sums = max(layer.channels for layer in layers) * machine.psum_bits if training and batch > 1 else 0
+    summed = needs.learns and needs.error != "output" and batch > 1
+    sums = max(layer.channels for layer in layers) * machine.psum_bits if summed else 0
     found = {
         "weights": words * machine.pes * WEIGHT_BITS // 8,
         "biases": sum(tiles) * C * WEIGHT_BITS // 8 + _bytes(sums),
         "input buffers": 2 * batch * layout.words(layers[0], R) * R,
-        "activations": batch * sum(maps),
+        # Even and odd hidden layers share a slot each, unless all are kept.
+        "activations": batch * (sum(maps) if needs.waits else _in_turn(maps)),
         "slopes": 0,
         "latents": 0,
         "basis table": 0,
         "deltas": 0,
     }
-    if rule in ("lls", "inference"):
-        # Even and odd hidden layers share a slot each.
-        found["activations"] = batch * sum(max(maps[parity::2], default=0) for parity in (0, 1))
-    if rule == "lls":
-        slopes = (count * C * layer.positions for count, layer in zip(tiles, layers, strict=True))
-        signals = (count * C * layer.windows for count, layer in zip(tiles, layers, strict=True))
-        latents = max((layer.latents for layer in hidden), default=0)
-        found["slopes"] = _bytes(batch * max(slopes))
-        found["deltas"] = _bytes(batch * max(signals) * machine.delta_bits)
-        found["latents"] = _bytes(latents * (ACT_BITS + WEIGHT_BITS_OF_LATENT))
-        found["basis table"] = _table(basis, latents)
-    elif rule == "bp":
+    if needs.transposes:
         found["slopes"] = sum(_bytes(batch * _mask_bits(layer)) for layer in hidden)
         found["deltas"] = batch * _largest_neighbours([math.prod(layer.input) for layer in layers[1:]], network.classes)
-    elif rule == "dfa":
-        outputs = [layer.positions * layer.channels for layer in hidden]
-        found["slopes"] = sum(_bytes(batch * n) for n in outputs)
-        found["deltas"] = batch * max(layer.positions * C for layer in layers)
-        found["basis table"] = _table(basis, max(outputs, default=0))
+    elif needs.learns:
+        slopes = [count * C * layer.positions for count, layer in zip(tiles, layers, strict=True)]
+        signals = (count * C * layer.windows for count, layer in zip(tiles, layers, strict=True))
+        latents = max((layer.latents for layer in hidden), default=0)
+        found["slopes"] = _bytes(batch * (sum(slopes) if needs.waits else max(slopes)))
+        found["deltas"] = _bytes(batch * max(signals) * machine.delta_bits)
+        found["basis table"] = _table(basis, latents)
+        if needs.waits:
+            found["deltas"] += _bytes(batch * network.classes * ERROR_BITS)
+        if needs.latents:
+            kept = ACT_BITS if needs.scores else kept_bits(needs)
+            found["latents"] = _bytes(latents * (kept + WEIGHT_BITS_OF_LATENT))
     return found
+
+
+def _in_turn(sizes: Sequence[int]) -> int:
+    """What two places hold when layers use them in turn."""
+    return sum(max(sizes[parity::2], default=0) for parity in (0, 1))
 
 
 def _mask_bits(layer: LayerGeometry) -> int:

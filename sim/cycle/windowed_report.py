@@ -2,8 +2,7 @@
 
 from collections.abc import Mapping
 
-from sim.cycle.step import COMPARED
-from sim.cycle.text import number, times
+from sim.cycle.text import NAMES, number, times
 
 __all__ = ["NOTES", "PARAMETERS", "claims", "layer_table"]
 
@@ -13,13 +12,13 @@ ALIKE = (*PARAMETERS, "input buffers")
 NOTES = (
     "- MACs are those of the usual form of the arithmetic, one a weight, position and sample, for forward pass and "
     "weight gradient; cycles and energy include padding.",
-    "- LLS's pixels of a window share a signal: the array adds their activations and multiplies once a window.",
-    "- BP is taken at its best: no `Wᵀδ` for the first layer, a step of it in every cycle, nothing drained between "
-    "samples of a hidden layer; a product only where max-pooling has left a signal, and one a window where the next "
-    "layer reads latents; indices and slope bits for no energy. It reads weights at every position, as the forward "
-    "pass does. Its extra lanes and accumulators are not priced in area.",
-    "- DFA's feedback is made before pooling, beside the update; its matrix is taken to be of the same kind as the "
-    "network's basis.",
+    "- Each rule but BP is that of a machine built for it, with the depths of memories that the machine's file has for "
+    "it. Its pixels of a window share a signal: the array adds their activations and multiplies once a window. DFA's "
+    "feedback, and DRTP's, is the network's basis.",
+    "- BP is a model, no hardware yet, taken at its best: no `Wᵀδ` for the first layer, a step of it in every cycle, "
+    "nothing drained between samples of a hidden layer; a product only where max-pooling has left a signal, and one a "
+    "window where the next layer reads latents; indices and slope bits for no energy. It reads weights at every "
+    "position, as the forward pass does. Its extra lanes and accumulators are not priced in area.",
     "- Under every rule the sum of a weight's gradient stays in its PE while the batch passes: no memory keeps it.",
     "- Memory is what a step keeps, with the padding of its placement, whether or not the machine has so much.",
 )
@@ -32,6 +31,7 @@ def claims(metrics: Mapping[str, dict]) -> list[str]:
     fewest, all_parts = parts.get("scores", 0) + parts.get("gradient", 0), sum(parts.values())
     products = [number(sum(rule["multiplications_by_phase"].values())) for rule in (lls, bp)]
     sums = [number(rule["window_additions"]) for rule in (lls, bp)]
+    heads = " | ".join(NAMES[rule] for rule in metrics)
     lines = [
         "## By which count",
         "",
@@ -45,17 +45,17 @@ def claims(metrics: Mapping[str, dict]) -> list[str]:
         '- Memory: "half" is said of what a batch keeps. BP is taken at its cheapest: maps after pooling, slope bits, '
         "2 bits a pooled block, signals of two layers.",
         "",
-        "| batch | all memory: LLS | BP | DFA | BP/LLS | without parameters and inputs: LLS | BP | DFA | BP/LLS |",
-        "|---:|---:|---:|---:|---:|---:|---:|---:|---:|",
+        f"| batch | all memory: {heads} | BP/LLS | without parameters and inputs: {heads} | BP/LLS |",
+        "|---:|" + "---:|" * (2 * len(metrics) + 2),
     ]
     for batch in lls["memory_by_batch"]:
         cells = [batch]
         for left_out in ((), ALIKE):
             found = {
                 rule: sum(n for what, n in metrics[rule]["memory_by_batch"][batch].items() if what not in left_out)
-                for rule in COMPARED
+                for rule in metrics
             }
-            cells += [*(number(found[rule]) for rule in COMPARED), times(found["bp"], found["lls"])]
+            cells += [*map(number, found.values()), times(found["bp"], found["lls"])]
         lines.append("| " + " | ".join(cells) + " |")
     return lines
 

@@ -1,30 +1,44 @@
-"""A training step of convolutions and batches walked cycle by cycle: the witness of ``windowed`` and ``windowed_bp``.
+"""A batch of convolutions walked cycle by cycle, under each learning rule: the witness of ``windowed`` and of
+``windowed_bp``.
 
 Positions are issued in walk order, go down the diagonal control line and meet their PEs; sums come out at the columns,
 windows' latents leave one a cycle, updates read slope bits back, with the latencies of ``docs/convolutions.md``,
-section 6. Events are counted where they happen, padding with them. On the way it checks what the timing rests on: a
-result a column and cycle, no two latents in one cycle, slope bits read back in the order in which they were written, no
-weight visited twice in an update. The interval between positions is found by trying, not by its formula.
+section 6, in the order of phases of ``docs/rules.md``, section 5. Events are counted where they happen, padding with
+them. On the way it checks what the timing rests on: a result a column and cycle, no two latents in one cycle, slope
+bits read back in the order in which they were written, no weight visited twice in an update. The interval between
+positions is found by trying, not by its formula.
 
 It is meant for tests: time grows with PEs times steps.
 """
 
+import itertools
 import math
 import random
 from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from functools import cached_property
 from itertools import count
 
-from sim.cycle.step import COMPARED
-from sim.cycle.stepped import RESULT_LATENCY, WRITE_PORT, WalkedLayer
-from spec.errors import check_choice
+from sim.cycle.stepped import PHASES, RESULT_LATENCY, WRITE_PORT, Visit, Walk, WalkedLayer, merged
 from spec.geometry import LayerGeometry
 from spec.machine import Machine
 from spec.network import Network
-from spec.windowed_timing import FORWARD_TAIL, SIGNAL_TAIL, UPDATE_TAIL, setup_cycles
+from spec.rules import RULES, Rule
+from spec.windowed_timing import (
+    ARGMAX_TAIL,
+    FEEDBACK_TAIL,
+    FINISH_CYCLES,
+    FORWARD_TAIL,
+    LABEL_TAIL,
+    PLAIN_ARGMAX_TAIL,
+    PLAIN_SIGNAL_TAIL,
+    SIGNAL_TAIL,
+    UPDATE_TAIL,
+    setup_cycles,
+)
 
-__all__ = ["walk_windowed_step"]
+__all__ = ["walk_windowed_bp", "walk_windowed_step"]
 
 LEAD = 7
 """From the cycle in which a step's map addresses are formed to that in which it is issued to the array."""
@@ -58,8 +72,9 @@ class _Layer:
 
     machine: Machine
     geometry: LayerGeometry
-    rule: str
+    rule: Rule
     output: bool
+    train: bool
     batch: int
     random: random.Random
 
@@ -71,6 +86,7 @@ class _Layer:
         self.tiles = len(range(0, self.geometry.channels, self.machine.cols))
         depth = 1 if self.geometry.depthwise else self.machine.rows
         self.steps = len(range(0, self.geometry.taps, depth))
+        self.passed = 0
         self.slopes: list[tuple[int, int, int]] = []
         self.largest: dict[tuple[int, int, tuple[int, int]], tuple[int, int]] = {}
 
@@ -83,7 +99,7 @@ class _Layer:
 
     def has_signal(self, sample: int, channel: int, position: _Position) -> bool:
         """BP: whether a signal arrives here, which behind max-pooling is at the largest of a block, somewhere in it."""
-        if self.rule != "bp" or self.geometry.pool != "max":
+        if not self.rule.transposes or self.geometry.pool != "max":
             return True
         if position.block is None:
             return False
@@ -118,6 +134,7 @@ class _Layer:
     def forward(self, sample: int, start: int, interval: int) -> int:
         """A sample's forward pass, its first addresses formed in cycle ``start``; returns the last total's cycle."""
         machine, events = self.machine, self.events
+        self.passed += 1
         results: Counter[tuple[int, int]] = Counter()
         latents: Counter[int] = Counter()
 
@@ -153,7 +170,7 @@ class _Layer:
     @property
     def needs_latents(self) -> bool:
         """Whether something leaves the columns one by one."""
-        return self.rule == "lls" or self.output or self.geometry.pool == "latent"
+        return self.rule.latents or self.output or self.geometry.pool == "latent"
 
     def column(self, sample: int, jt: int, p: int, c: int) -> None:
         """A total arrives at its lane."""
@@ -175,6 +192,7 @@ class _Layer:
         self.events[purpose, "multiply"] += 1
         self.macs[purpose] += self.real(r, c, jt, step)
 
+    @cached_property
     def interval(self) -> int:
         """Cycles from one position to the next: the least with which no two latents would leave at once, however many
         column tiles follow each other."""
@@ -187,17 +205,49 @@ class _Layer:
                 return interval
         raise AssertionError
 
-    def signal(self, classes: int) -> int:
-        """A sample's class walks and the signals that leave: cycles of the phase."""
+    def errors(self, classes: int) -> int:
+        """Maximum, exponentials and errors of a sample that the layer trains on: cycles of the phase.
+
+        Where hidden layers have such a phase too, signals leave after the errors, elsewhere with them.
+        """
         cycles = 0
-        for _ in ("maximum", "exponentials", "errors"):
+        for walk in ("maximum", "exponentials", "errors"):
             for _ in range(classes):
                 cycles += 1
+                if walk == "errors" and self.rule.waits:
+                    self.events["signal", "error_write"] += 1
+        signals = self.signals()
+        return cycles + (signals + SIGNAL_TAIL if self.rule.scores or self.rule.transposes else PLAIN_SIGNAL_TAIL)
+
+    def signals(self) -> int:
+        """The signals of a sample, one a cycle: cycles."""
+        cycles = 0
         for _channel in range(self.geometry.channels):
             for _window in {position.window for position in self.positions}:
                 self.events["signal", "signal_write"] += 1
                 cycles += 1
-        return cycles + SIGNAL_TAIL
+        return cycles
+
+    def labelled(self) -> int:
+        """Signals of the label alone: cycles of the phase."""
+        signals = self.signals()
+        self.events["signal", "kept_bit"] += 2 * signals
+        self.events["signal", "entry_read"] += signals
+        return signals + LABEL_TAIL
+
+    def feedback(self, classes: int) -> int:
+        """The sample's errors come back, then its signals: cycles of the phase."""
+        cycles = 0
+        for _ in range(classes):
+            self.events["signal", "error_read"] += 1
+            cycles += 1
+        signals = self.signals()
+        self.events["signal", "entry_read"] += signals * classes
+        return cycles + signals + FEEDBACK_TAIL
+
+    def largest_score(self, classes: int) -> int:
+        """The largest score: cycles of the phase."""
+        return len(range(classes)) + (ARGMAX_TAIL if self.rule.scores else PLAIN_ARGMAX_TAIL)
 
     def transposed(self) -> int:
         """BP's ``Wᵀδ`` of all samples: the cycles up to the last step."""
@@ -226,21 +276,37 @@ class _Layer:
         events["signal", "delta_write"] += self.batch * math.prod(self.geometry.input)
         return self.pass_through(issued(), at_pe) + 1
 
+    @property
+    def sums_biases(self) -> bool:
+        """Whether columns add up their biases' gradients while the array is updated."""
+        return self.rule.error == "output"
+
+    def tile_interval(self) -> int:
+        """Cycles from one column tile of an update to the next: where columns add up their biases meanwhile, the least
+        with which no two of them would end at once."""
+        visits = self.steps * self.batch * len(self.positions)
+        if not self.sums_biases:
+            return visits
+        for interval in count(visits):
+            ends = [jt * interval + c for jt in range(self.tiles + 1) for c in range(self.machine.cols)]
+            if len(set(ends)) == len(ends):
+                return interval
+        raise AssertionError
+
     def update(self) -> int:
         """The update of all samples: cycles of the phase, which end after the last write."""
         machine, events, positions = self.machine, self.events, self.positions
-        apart = self.rule == "dfa" or (self.rule == "bp" and self.geometry.pool != "latent")
+        apart = self.rule.transposes and self.geometry.pool != "latent"
         filled: dict[tuple[int, int], int] = {}
         visited: Counter[tuple[int, int, int, int]] = Counter()
+        ended: Counter[int] = Counter()
         writes_end = 0
         largest = (1 << PART_BITS - 1) // (8 * 128)
-        steps = [
-            (sample, jt, step, p)
-            for jt in range(self.tiles)
-            for step in range(self.steps)
-            for sample in range(self.batch)
-            for p in range(len(positions))
-        ]
+        interval = self.tile_interval()
+        steps = []
+        for jt in range(self.tiles):
+            walked = itertools.product(range(self.steps), range(self.batch), range(len(positions)))
+            steps += [(jt * interval + n, (sample, jt, step, p)) for n, (step, sample, p) in enumerate(walked)]
         # One tile after the other, the walk of the samples again and again: as it wrote them.
         written = {jt: [found for found in self.slopes if found[1] == jt] for jt in range(self.tiles)}
 
@@ -256,6 +322,10 @@ class _Layer:
                 events["update", "slope_read"] += 1
             if r == 0 and position.ends_window:
                 events["update", "signal_read"] += 1
+            if r == step == 0 and self.sums_biases:
+                events["update", "bias_add"] += 1
+                if (sample, p) == (self.batch - 1, len(positions) - 1):
+                    ended[cycle] += 1
             if apart:
                 applied = self.has_signal(sample, jt * machine.cols + c, position)
             else:
@@ -275,47 +345,112 @@ class _Layer:
                     events["update", "weight_write"] += 1
                 writes_end = max(writes_end, cycle + WRITE_PORT)
 
-        self.pass_through(((cycle + LEAD, found) for cycle, found in enumerate(steps)), at_pe)
+        self.pass_through(((cycle + LEAD, found) for cycle, found in steps), at_pe)
         assert set(visited.values()) == {1}, "a weight is visited twice"
+        assert set(ended.values()) <= {1}, "two biases end in one cycle"
         return writes_end + 1 + WRITTEN
 
 
 def walk_windowed_step(
-    machine: Machine, network: Network, rule: str = "lls", batch: int | None = None, seed: int = 0
-) -> list[WalkedLayer]:
-    """Walks the layers of a training step of ``lls``, ``bp`` or ``dfa``.
+    machine: Machine, network: Network, batch: int | None = None, train_hidden: bool = True, labelled: bool = True
+) -> Walk:
+    """Walks ``batch`` samples, those of the network's recipe if not said otherwise, under the machine's rule.
+
+    ``train_hidden=False``: the hidden layers are frozen. Without labels nothing is learned.
+    """
+    rule = machine.learning
+    layers = _layers(machine, network, rule, batch, labelled and rule.learns, train_hidden)
+    visits: list[Visit] = []
+    for number, layer in enumerate(layers):
+        visits.append(("setup", number, setup_cycles(machine)))
+        for _ in range(layer.batch):
+            visits.append(("forward", number, _drained(layer)))
+            if layer.output:
+                walk = layer.errors if layer.train else layer.largest_score
+                visits.append(("signal", number, walk(network.classes)))
+            elif layer.train and not layer.rule.waits:
+                walk = layer.errors(network.classes) if layer.rule.scores else layer.labelled()
+                visits.append(("signal", number, walk))
+        if layer.train and not layer.rule.waits:
+            visits.append(("update", number, layer.update()))
+    if rule.waits:
+        visits += _last_to_first(layers, network.classes)
+    visits.append(("finish", len(layers) - 1, FINISH_CYCLES * layers[0].batch))
+    return _walk(layers, visits)
+
+
+def walk_windowed_bp(machine: Machine, network: Network, batch: int | None = None, seed: int = 0) -> Walk:
+    """Walks a batch under backpropagation, on the machine for LLS.
 
     ``seed``: of the places of the largest in max-pooling's blocks. ``multiplied`` of a layer counts real weights alone.
     """
-    check_choice("rule", rule, COMPARED)
+    layers = _layers(machine, network, RULES["bp"], batch, True, True, seed)
+    visits: list[Visit] = []
+    for number, layer in enumerate(layers):
+        setup = setup_cycles(machine)
+        visits += [("setup", number, setup), ("forward", number, 0 if layer.output else _streamed(layer))]
+        for _ in range(layer.batch * layer.output):
+            visits += [("forward", number, _drained(layer)), ("signal", number, layer.errors(network.classes))]
+    for number, layer in reversed(list(enumerate(layers))):
+        visits.append(("setup", number, 0 if layer.output else setup_cycles(machine)))
+        visits.append(("signal", number, layer.transposed() if number else 0))
+        visits.append(("update", number, layer.update()))
+    visits.append(("finish", len(layers) - 1, FINISH_CYCLES * layers[0].batch))
+    return _walk(layers, visits)
+
+
+def _layers(
+    machine: Machine, network: Network, rule: Rule, batch: int | None, learns: bool, hidden: bool, seed: int = 0
+) -> list[_Layer]:
+    """The layers before a batch, ``hidden`` ones frozen or not; the first one's input is counted as it is loaded."""
     batch = network.recipe.batch if batch is None else batch
-    walked = []
+    last = len(network.layers) - 1
+    layers = []
     for number, geometry in enumerate(network.geometry):
-        output = number == len(network.geometry) - 1
-        layer = _Layer(machine, geometry, rule, output, batch, random.Random(f"{seed} {number}"))
-        cycles = {"setup": setup_cycles(machine), "finish": 0, "signal": 0, "forward": 0}
-        if number == 0:
-            layer.events["forward", "activation_write"] += batch * math.prod(geometry.input)
-        streamed = rule != "lls" and not output
-        start, interval = 0, layer.interval()
-        for sample in range(batch):
-            total = layer.forward(sample, start, interval)
-            if streamed:
-                # The next sample's first position follows as if it were this one's.
-                start += layer.tiles * len(layer.positions) * interval
-            else:
-                cycles["forward"] += total + COLUMNS + 1
-                if rule == "lls" or output:
-                    cycles["signal"] += layer.signal(network.classes)
-            if streamed and sample == batch - 1:
-                cycles["forward"] += total + COLUMNS + 1
-        if streamed:
-            cycles["setup"] += setup_cycles(machine)
-        if number > 0 and rule == "bp":
-            cycles["signal"] += layer.transposed()
-        cycles["update"] = layer.update()
+        output = number == last
+        draw = random.Random(f"{seed} {number}")
+        layers.append(_Layer(machine, geometry, rule, output, learns and (hidden or output), batch, draw))
+    layers[0].events["forward", "activation_write"] += batch * math.prod(network.geometry[0].input)
+    return layers
+
+
+def _drained(layer: _Layer) -> int:
+    """A sample's forward phase: its cycles."""
+    return layer.forward(layer.passed, 0, layer.interval) + COLUMNS + 1
+
+
+def _streamed(layer: _Layer) -> int:
+    """All samples' forward passes, the next one's first position as if it were this one's: cycles with one drain."""
+    total = 0
+    for sample in range(layer.batch):
+        start = sample * layer.tiles * len(layer.positions) * layer.interval
+        total = layer.forward(sample, start, layer.interval)
+    return total + COLUMNS + 1
+
+
+def _last_to_first(layers: list[_Layer], classes: int) -> list[Visit]:
+    """Updates once the output layer's errors of all samples are there, each behind the signals made of them."""
+    visits: list[Visit] = []
+    for number, layer in reversed(list(enumerate(layers))):
+        if not layer.train:
+            break
+        if not layer.output:
+            visits.append(("setup", number, setup_cycles(layer.machine)))
+            visits += [("signal", number, layer.feedback(classes)) for _ in range(layer.batch)]
+        visits.append(("update", number, layer.update()))
+    return visits
+
+
+def _walk(layers: list[_Layer], visits: list[Visit]) -> Walk:
+    """What was seen; ``finish`` is the batch's, not a layer's."""
+    walked = []
+    for number, layer in enumerate(layers):
+        cycles = dict.fromkeys(PHASES, 0)
+        for phase, where, spent in visits:
+            if where == number and phase != "finish":
+                cycles[phase] += spent
         walked.append(WalkedLayer(cycles, dict(layer.events), dict(layer.macs), dict(layer.multiplied)))
-    return walked
+    return Walk(merged(visits), walked)
 
 
 def _positions(geometry: LayerGeometry) -> Iterator[_Position]:

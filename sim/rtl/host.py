@@ -44,9 +44,11 @@ class Host(ABC):
     batch: int
     signalled: tuple[bool, ...]
 
-    def __init__(self, network: Network, machine: Machine) -> None:
+    def __init__(self, network: Network, machine: Machine, program: Program | WindowedProgram) -> None:
         self.network = network
         self.machine = machine
+        scores = machine.learning.scores
+        self.signalled = tuple(bool(layer.is_output or layer.train and scores) for layer in program.layers)
 
     @property
     @abstractmethod
@@ -121,10 +123,8 @@ class DenseHost(Host):
     batch = 1
 
     def __init__(self, network: Network, machine: Machine, program: Program) -> None:
-        super().__init__(network, machine)
+        super().__init__(network, machine, program)
         self.program = program
-        scores = machine.learning.scores
-        self.signalled = tuple(bool(layer.is_output or layer.train and scores) for layer in program.layers)
 
     @property
     def registers(self) -> dict[str, int]:
@@ -177,10 +177,9 @@ class WindowedHost(Host):
     """Of a program for convolutions and batches (``docs/convolutions.md``)."""
 
     def __init__(self, network: Network, machine: Machine, program: WindowedProgram) -> None:
-        super().__init__(network, machine)
+        super().__init__(network, machine, program)
         self.program = program
         self.batch = program.batch
-        self.signalled = tuple(bool(layer.train or layer.is_output) for layer in program.layers)
 
     @property
     def registers(self) -> dict[str, int]:

@@ -23,6 +23,7 @@ from golden.fast import FastModel
 from golden.train import epoch_order
 from golden.windowed_fast import FastWindowedModel
 from sim import area
+from sim.benches.networks import RULE_DESIGNS
 from sim.cli import main, simulate
 from sim.cli.common import invoked
 from sim.cli.train import BACKENDS, make_backend
@@ -675,6 +676,28 @@ def test_a_convolution_learns_digits_in_the_verilog(tmp_path, convolution):
     assert rtl["cycles_per_sample"] == 3 * cycles / (3 * 302)
 
 
+@pytest.mark.parametrize("rule", ["drtp", "dfa"])
+def test_rules_train_a_convolution_in_the_verilog_to_the_weights_of_golden(tmp_path, rule):
+    network, data = windowed_network(tmp_path)
+    built, _, basis = RULE_DESIGNS[rule]
+    network.write_text(network.read_text().replace("basis: square", f"basis: {basis}"))
+    machine = tmp_path / "machine.yaml"
+    machine.write_text("".join(f"{key}: {getattr(built, key)}\n" for key in built.own_keys))
+    words = ("train", "--machine", machine, "--network", network, "--data", data, "--rule", rule, "--quiet")
+    run(*words, "--epochs", 2, "--out", tmp_path / "golden")
+    run(*words, "--epochs", 1, "--out", tmp_path / "rtl")
+    run(*words, "--epochs", 2, "--out", tmp_path / "rtl", "--backend", "rtl", "--resume")
+    golden, rtl = metrics_of(tmp_path / "golden"), metrics_of(tmp_path / "rtl")
+    assert golden["weights_sha256"] == rtl["weights_sha256"] and golden["rule"] == rule
+    assert golden["test_accuracy"] == rtl["test_accuracy"]
+    step = training_step(built, load_network(network))
+    assert rtl["history"][1]["cycles"] == 10 * step.cycles
+    # The hidden layer has learned.
+    run(*words[:-2], "frozen", "--quiet", "--epochs", 1, "--out", tmp_path / "frozen")
+    weights = [np.load(tmp_path / name / "weights.npz")["layer0_weight"] for name in ("golden", "frozen")]
+    assert not np.array_equal(*weights)
+
+
 def test_a_convolution_goes_on_in_the_verilog(tmp_path, convolution):
     """Checkpoints of golden are gone on from by rtl, and the other way round, to the weights of either."""
     few = ("--samples", 50, "--test-samples", 10, "--quiet")
@@ -777,7 +800,15 @@ def test_simulate_takes_a_network_with_convolutions(tmp_path, capsys):
     assert "rule lls, batch 16" in said and f"{step.cycles / 16:,.0f} a sample" in said and "in windows" in said
     run(*words, "--batch", 1, "--rule", "bp")
     assert metrics_of(tmp_path)["cycles"] == training_step(machine, network, "bp", batch=1).cycles
-    assert "rule bp, batch 1\n" in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert "rule bp, batch 1\n" in said and "no hardware yet" in said
+    for rule in ("drtp", "dfa", "inference"):
+        run(*words, "--rule", rule)
+        step = training_step(machine.built_for(rule), network)
+        metrics = metrics_of(tmp_path)
+        assert metrics["cycles"] == step.cycles and metrics["rule"] == rule and step.batch == 16
+        assert metrics["allocated_bytes"].get("slopes", 0) == {"drtp": 65536, "dfa": 131072, "inference": 0}[rule]
+        assert "no hardware yet" not in capsys.readouterr().out
     assert main([str(word) for word in (*words, "--batch", "17")]) == 2
     assert "max_batch is 16" in capsys.readouterr().err
 
@@ -789,9 +820,32 @@ def test_compare_takes_a_network_with_convolutions(tmp_path, capsys):
     run(*words, "--epochs", 1, "--data", data)
     metrics = metrics_of(out)
     assert {rule["batch"] for rule in metrics["rules"].values()} == {4}
-    assert set(metrics["test_accuracy"]) == {"lls", "bp", "dfa"}
+    assert list(metrics["rules"]) == list(RULES) and not metrics["left_out"]
+    assert set(metrics["test_accuracy"]) == {"lls", "drtp", "dfa", "bp"}
+    labels = {rule: "no hardware" in found["label"] for rule, found in metrics["rules"].items()}
+    assert labels == {rule: rule == "bp" for rule in RULES}
+    assert set(metrics["learning_tax"]) == {"lls", "drtp", "dfa", "bp"}
     assert "batch 4\n" in capsys.readouterr().out and "By which count" in (out / "report.md").read_text()
     for name in metrics["files"]:
         assert (out / name).is_file(), name
     run(*words, "--batch", 2)
     assert metrics_of(out)["rules"]["lls"]["batch"] == 2
+
+
+def test_compare_counts_the_cells_of_what_has_hardware(tmp_path, monkeypatch):
+    built = []
+
+    def area_of(machine, network, waiting):
+        built.append(machine)
+        return area.Area("ecp5", {"LUT4": 100 + len(machine.rule)}, 1.0)
+
+    monkeypatch.setattr(area, "area_of", area_of)
+    words = ("compare", "--machine", "smallconv", "--network", "smallconv-mnist", "--area")
+    run(*words, "--rules", "inference,dfa,bp", "--out", tmp_path)
+    assert built == [load_machine("smallconv").built_for(rule) for rule in ("inference", "dfa")]
+    metrics = metrics_of(tmp_path)
+    assert set(metrics["area"]) == {"inference", "dfa"} and set(metrics["rules"]) == {"inference", "dfa", "bp"}
+    tax = metrics["learning_tax"]
+    assert tax["dfa"]["LUTs"] == pytest.approx(100 * (103 / 109 - 1)) and "LUTs" not in tax["bp"]
+    assert "| area: LUTs | -5.5 % | – |" in (tmp_path / "report.md").read_text()
+    assert (tmp_path / "area.png").exists()

@@ -34,6 +34,8 @@ recipe:
   hidden_rate_shift: 6
   output_rate_shift: 5
 """
+BATCHES = [("output_rate_shift: 5", "output_rate_shift: 5\n  batch: 2")]
+"""Change that makes it a network with batches."""
 COMMANDS = ("generate", "train", "simulate", "compare", "demo")
 
 
@@ -156,35 +158,39 @@ def test_wrong_technologies(refused, tmp_path, command):
 def test_rules_that_the_hardware_does_not_have(refused, backend):
     line = refused("train", "--backend", backend, "--rule", "lls_m")
     assert "--rule" in line and backend in line and "lls_m" in line and "--backend float has" in line
-    # Convolutions and batches learn by LLS alone, in hardware; a model is trained in float.
+    # Convolutions and batches have no hardware for backpropagation; it is trained in float.
     conv = ("--machine", "conv-tiny", "--network", "conv-tiny")
-    for rule in ("bp", "dfa", "drtp"):
-        line = refused("train", "--backend", backend, "--rule", rule, *conv)
-        assert "--rule: must be lls or frozen" in line and "gradient_bits" in line and rule in line
-        assert f"--backend float has {rule}" in line
+    line = refused("train", "--backend", backend, "--rule", "bp", *conv)
+    assert "--rule: must be lls or drtp or dfa or frozen" in line and "gradient_bits" in line and "bp" in line
+    assert "--backend float has bp" in line
     line = refused("generate", "--rule", "bp", *conv)
-    assert "--rule: must be lls" in line and "gradient_bits" in line and "bp" in line
-    assert "--rule: must be lls or bp or dfa" in refused("simulate", "--rule", "inference", *conv)
-    for option in ("--area", "--rules=lls,bp"):
-        assert option.split("=")[0] in refused("compare", option, *conv)
+    assert "--rule: must be another with gradient_bits" in line and "bp" in line
 
 
 def test_a_machine_for_inference_is_not_trained(refused, own):
-    machine = own([("result_fifo_depth: 64", "result_fifo_depth: 64\nrule: inference")])
-    for words in (["train"], ["train", "--backend", "rtl"], ["train", "--backend", "float"], ["demo"]):
-        line = refused(*words, *machine)
-        assert "--rule" in line and "machine mine" in line and "inference" in line
+    for kind, network in (("", []), ("\ngradient_bits: 40\nmax_batch: 2", BATCHES)):
+        machine = own([("result_fifo_depth: 64", f"result_fifo_depth: 64\nrule: inference{kind}")], network)
+        for words in (["train"], ["train", "--backend", "rtl"], ["train", "--backend", "float"], ["demo"]):
+            line = refused(*words, *machine)
+            assert "--rule" in line and "machine mine" in line and "inference" in line
 
 
-def test_a_machine_that_cannot_be_built_for_a_rule(refused, own):
+def test_a_machine_that_cannot_be_built_for_a_rule(refused, own, tmp_path):
     narrow = own([("delta_bits: 18", "delta_bits: 8")])
     for command in ("generate", "train", "simulate"):
         line = refused(command, "--rule", "bp", *narrow)
         assert "--rule bp" in line and "delta_bits" in line and "12" in line
     line = refused("compare", "--rules", "lls,bp", *narrow)
     assert "rule bp" in line and "delta_bits" in line
+    # Slope bits of all layers are more than of one; a machine's file may have more of them for the rule.
+    windowed = "gradient_bits: 40\nslope_depth: 8\nmax_batch: 2\nresult_fifo_depth: 64"
+    few = own([("result_fifo_depth: 64", windowed)], BATCHES)
+    for words in (("simulate", "--rule", "dfa"), ("generate", "--rule", "dfa"), ("compare", "--rules", "lls,dfa")):
+        assert "slope_depth is 8, 2 too few" in refused(*words, *few)
     line = refused("simulate", *own([("fraction_bits: 12", "fraction_bits: 12\nrule: hebb")]))
     assert "machine.yaml" in line and "rule" in line and "hebb" in line
+    more = own([("result_fifo_depth: 64", f"{windowed}\nrules: {{dfa: {{slope_depth: 10}}}}")], BATCHES)
+    assert main(["simulate", "--rule", "dfa", *more, "--out", str(tmp_path / "fits")]) == 0
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,7 @@ import pytest
 
 from golden.fixed import FixedModel
 from golden.train import TrainReport
-from sim.benches.networks import conv, network, random_network, windowed_machine
+from sim.benches.networks import NARROW, RULE_DESIGNS, conv, network, random_network, windowed_machine
 from sim.cycle.model import CYCLE_PHASES, inference_step, training_step
 from sim.cycle.step import Step
 from sim.rtl.backend import RtlBackend
@@ -26,8 +26,13 @@ DESIGNS = [
 ]  # fmt: skip
 CORNERS = [[1, 1], [1], [], [2, 2], [31], [5, 1, 24]]
 WINDOWED_DESIGNS = [
-    (2, 2, 3, "square"), (4, 2, 4, "walsh"), (1, 1, 2, "square"), (4, 4, 10, "sine"), (8, 8, 10, "square"),
-]  # fmt: skip
+    (windowed_machine(2, 2), 3, "square"),
+    (NARROW, 4, "walsh"),
+    (windowed_machine(1, 1), 2, "square"),
+    (windowed_machine(4, 4), 10, "sine"),
+    (windowed_machine(8, 8), 10, "square"),
+    *RULE_DESIGNS.values(),
+]
 
 
 def machine_of(rule: str, rows: int, cols: int) -> Machine:
@@ -54,6 +59,7 @@ def windowed_networks(machine: Machine, classes: int, basis: str):
     r, c, kinds = machine.rows, machine.cols, {"classes": classes, "basis": basis}
     yield network((1,), batch=2, **kinds)
     yield network((1, 1, 1), conv(1, 1), **kinds)
+    yield network((1, 1, r), conv(3 * c, 1), 2 * c + 1, **kinds)
     yield network((5, 4, r), conv(c, 1, 2), c, batch=2, **kinds)
     yield network((5, 4, r + 1), conv(c + 1, 1, (5, 4)), batch=3, **kinds)
     yield network((6, 6, 1), conv(c, 3, 2, padding=1, pool="max"), conv(2 * c, 3, 1, padding=1), **kinds)
@@ -145,15 +151,19 @@ def test_every_phase_of_every_layer(design):
     assert changed > 10 if machine.learning.learns else changed == 0
 
 
-@pytest.mark.parametrize("design", WINDOWED_DESIGNS, ids=lambda d: f"{d[0]}x{d[1]}-{d[3]}")
+@pytest.mark.parametrize("design", WINDOWED_DESIGNS, ids=lambda d: "-".join((d[0].rule, d[0].name, d[2])))
 def test_every_phase_of_every_layer_with_windows(design):
-    rows, cols, classes, basis = design
-    machine, draw = windowed_machine(rows, cols), np.random.RandomState(0)
+    machine, classes, basis = design
+    draw = np.random.RandomState(0)
     for net in windowed_networks(machine, classes, basis):
         check(machine, net, draw)
 
 
-def test_a_core_for_inference_refuses_to_train():
+@pytest.mark.parametrize("windowed", [False, True], ids=["dense", "windowed"])
+def test_a_core_for_inference_refuses_to_train(windowed):
     machine, net = machine_of("inference", 4, 2), next(iter(networks(4, 2, 4, "square")))
-    with pytest.raises(SpecError, match="machine inference4x2: cannot train: its rule is inference"):
+    if windowed:
+        machine, classes, basis = RULE_DESIGNS["inference"]
+        net = next(windowed_networks(machine, classes, basis))
+    with pytest.raises(SpecError, match=f"machine {machine.name}: cannot train: its rule is inference"):
         RtlBackend(net, machine).train(np.zeros((1, net.features), np.int8), np.zeros(1, np.int64))

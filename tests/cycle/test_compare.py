@@ -60,8 +60,10 @@ def test_rules_are_chosen():
     assert "Where LLS loses" not in other.to_markdown() and "technologies" not in other.to_markdown()
     alone = compare(*DIGITS, HOROWITZ, rules=("inference",))
     assert not alone.tax and alone.to_text().splitlines()[0].split() == ["inference"]
-    with pytest.raises(SpecError, match="rules: must be of lls, bp, dfa"):
-        steps_of(load_machine("smallconv"), load_network("smallconv-cifar10"), ("drtp",))
+    steps, _ = steps_of(load_machine("smallconv"), load_network("smallconv-cifar10"), ("drtp", "bp"))
+    assert list(steps) == ["drtp", "bp"]
+    with pytest.raises(SpecError, match="rules.*must be one of lls, drtp, dfa, bp, inference.*'hebb'"):
+        steps_of(*DIGITS, ("hebb",))
 
 
 def test_what_a_machine_has_no_room_for_is_left_out_and_said():

@@ -217,8 +217,6 @@ def test_refusals():
     with pytest.raises(SpecError, match="rule.*lls, drtp, dfa, bp, inference.*'hebb'"):
         training_step(*digits, "hebb")
     convolutions = load_machine("conv-tiny"), load_network("conv-tiny")
-    with pytest.raises(SpecError, match="rule.*lls, bp, dfa.*'drtp'"):
-        training_step(*convolutions, "drtp")
     with pytest.raises(SpecError, match="train_hidden"):
         training_step(*convolutions, "bp", train_hidden=False)
     with pytest.raises(SpecError, match="weight_depth"):

@@ -6,30 +6,38 @@ from dataclasses import replace
 import pytest
 
 from sim.cycle.counts import COMPONENTS, PURPOSES
-from sim.cycle.model import COMPARED, CYCLE_PHASES, inference_step, training_step
-from sim.cycle.windowed_stepped import walk_windowed_step
+from sim.cycle.model import CYCLE_PHASES, MODELLED, inference_step, training_step
+from sim.cycle.stepped import Walk
+from sim.cycle.windowed_stepped import walk_windowed_bp, walk_windowed_step
 from spec.errors import SpecError
 from spec.machine import Machine, load_machine
 from spec.network import Convolution, FullyConnected, Network, Recipe, load_network
-from spec.timing import ARGMAX_TAIL
+from spec.rules import RULES
+from spec.windowed_program import WINDOWED_WORDS
 from spec.windowed_timing import (
+    ARGMAX_TAIL,
+    FEEDBACK_TAIL,
     FINISH_CYCLES,
     FORWARD_TAIL,
+    LABEL_TAIL,
+    PLAIN_ARGMAX_TAIL,
+    PLAIN_SIGNAL_TAIL,
     SETUP_TAIL,
     SIGNAL_TAIL,
     UPDATE_TAIL,
-    WINDOWED_WORDS,
 )
 
+BUILT = [rule for rule in RULES if rule not in MODELLED]
+"""Rules that there is hardware for."""
 ARRAYS = [(1, 1), (2, 1), (2, 2), (4, 1), (4, 2), (4, 3), (4, 4), (8, 3), (8, 8)]
 
 
-def machine_of(rows: int, cols: int) -> Machine:
+def machine_of(rows: int, cols: int, rule: str = "lls") -> Machine:
     """A machine that every network here fits; sums of 32 bits, so that each is one addition of a technology."""
     return Machine(
         name="m", rows=rows, cols=cols, weight_depth=65536, activation_depth=65536, max_neurons=65535, max_fan_in=255,
         bias_depth=65536, max_layers=64, delta_bits=18, fraction_bits=12, result_fifo_depth=65536, gradient_bits=32,
-        max_batch=128, max_side=255, slope_depth=1 << 20, signal_depth=65536,
+        max_batch=128, max_side=255, slope_depth=1 << 20, signal_depth=65536, rule=rule,
     )  # fmt: skip
 
 
@@ -65,6 +73,8 @@ CORNERS = [
     (4, 4, network_of((6, 7, 3), [conv(6, (3, 2), 2, stride=2, padding=1)])),
     (4, 4, network_of((5, 5, 6), [conv(6, 3, 2, padding=1, depthwise=True)], batch=2)),
     (4, 3, network_of((5, 4, 3), [conv(3, 3, 2, stride=2, padding=1, depthwise=True), conv(5, 1, 2, pool="latent")])),
+    # An update of one visit a column tile.
+    (4, 4, network_of((1, 1, 3), [conv(9, 1, 1), FullyConnected(7)])),
     # Fully connected layers of a batch.
     (4, 4, network_of((9,), [FullyConnected(5)], batch=4)),
     (8, 8, network_of((20,), [FullyConnected(17), FullyConnected(3)], 10, batch=2)),
@@ -98,36 +108,51 @@ def some_networks(number: int, seed: int = 1):
         yield rows, cols, network
 
 
-@pytest.mark.parametrize("rule", COMPARED)
+@pytest.mark.parametrize("rule", RULES)
 @pytest.mark.parametrize("rows, cols, network", [*CORNERS, *some_networks(60)])
 def test_closed_forms_equal_the_stepped_walk(rule, rows, cols, network):
-    machine = machine_of(rows, cols)
-    step = training_step(machine, network, rule)
-    walked = walk_windowed_step(machine, network, rule)
-    for closed, seen in zip(step.layers, walked, strict=True):
+    step = training_step(machine_of(rows, cols), network, rule)
+    walk = walk_windowed_bp if rule in MODELLED else walk_windowed_step
+    check_step(step, walk(step.machine, network))
+
+
+@pytest.mark.parametrize("rule", BUILT)
+@pytest.mark.parametrize("rows, cols, network", [*CORNERS[:12], *some_networks(10, seed=2)])
+def test_frozen_and_without_labels_too(rule, rows, cols, network):
+    machine = machine_of(rows, cols, rule)
+    frozen = training_step(machine, network, train_hidden=False)
+    check_step(frozen, walk_windowed_step(machine, network, train_hidden=False))
+    check_step(inference_step(machine, network), walk_windowed_step(machine, network, batch=1, labelled=False))
+
+
+def check_step(step, walk: Walk):
+    """What the walk saw of each layer is what the closed form says."""
+    machine, rule = step.machine, RULES[step.rule]
+    assert step.cycles == sum(cycles for *_, cycles in walk.visits)
+    for closed, seen in zip(step.layers, walk.layers, strict=True):
         assert closed.cycles == seen.cycles
-        check_macs(closed, seen, rule)
-        check_forward(machine, closed, seen, network, step.batch)
+        check_macs(closed, seen, rule, closed is step.layers[-1])
+        check_forward(machine, closed, seen, step.network)
         check_update(machine, closed, seen, rule)
         check_signal(machine, closed, seen, rule)
-    assert step.cycles == sum(sum(seen.cycles.values()) for seen in walked) + FINISH_CYCLES * step.batch
+        check_signal_unit(closed, seen, step)
 
 
-def check_macs(closed, seen, rule):
+def check_macs(closed, seen, rule, output):
     """MACs and products of real weights."""
     for purpose, part in (("forward", "matrix"), ("signal", "transposed weights"), ("update", "matrix")):
         assert closed.macs[purpose].get(part, 0) == seen.macs.get(purpose, 0)
     products = closed.multiplications["update"]
-    if rule == "lls" and closed.macs["signal"]:
-        products -= seen.events["signal", "signal_write"]  # the biases'
-    assert products == seen.multiplied["update"]
-    if rule == "bp":
+    if not output and not rule.waits:
+        products -= seen.events.get(("signal", "signal_write"), 0)  # the biases'
+    assert products == seen.multiplied.get("update", 0)
+    if rule.transposes:
         assert closed.multiplications["signal"] == seen.multiplied.get("signal", 0)
     summed = seen.events.get(("update", "window_add"), 0) > 0
     assert closed.window_additions == (seen.macs["update"] if summed else 0)
 
 
-def check_forward(machine, closed, seen, network, batch):
+def check_forward(machine, closed, seen, network):
     """Array and columns."""
     event, count = reader(closed, seen, "forward")
     assert count("multiply_8x16", "multipliers") == event("multiply")
@@ -141,11 +166,6 @@ def check_forward(machine, closed, seen, network, batch):
     assert count("add_16", "adders") == event("result") * (2 if geometry.pool == "max" else 1)
     latents = event("result") + event("latent") if geometry.pool == "latent" else 0
     assert count("add_16", "signal arithmetic") == latents
-    if closed.macs["signal"].get("scores"):
-        own = closed.counts.total("add_16", "signal arithmetic", "signal")
-        K, n = network.classes, geometry.latents
-        sums = 0 if geometry.pool == "latent" else event("result") + event("latent")
-        assert own == sums + batch * (2 * n * K + n + 3 * K)
 
 
 def check_update(machine, closed, seen, rule):
@@ -158,14 +178,16 @@ def check_update(machine, closed, seen, rule):
     assert count("weight_read_32kb", "weight memory") == event("weight_read")
     assert count("weight_write_32kb", "weight memory") == event("weight_write")
     assert count("activation_read_32kb", "activation memory") == event("activation_read")
-    if rule == "lls":
+    if rule.transposes:
+        assert count("activation_read", "column memory") == count("activation_read_32kb", "column memory") == 0
+        assert count("activation_read", "delta memory") == event("delta_read")
+    else:
         word = -(-machine.cols // 8)
         assert count("activation_read_32kb", "column memory") == word * event("slope_read")
         assert count("activation_read", "column memory") == 3 * event("signal_read")
         assert count("activation_read", "delta memory") == 0
-    else:
-        assert count("activation_read", "column memory") == count("activation_read_32kb", "column memory") == 0
-        assert count("activation_read", "delta memory") == event("delta_read")
+    if rule.error == "output":
+        assert count("add_32", "bias unit") == event("bias_add")
 
 
 def check_signal(machine, closed, seen, rule):
@@ -174,11 +196,40 @@ def check_signal(machine, closed, seen, rule):
     assert count("multiply_8x16", "multipliers") == event("multiply")
     assert count("add_32", "adders") == event("add") + event("accumulate")
     assert count("weight_read_32kb", "weight memory") == event("weight_read")
-    if rule == "lls":
-        assert count("activation_write", "column memory") == 3 * event("signal_write")
-    if rule == "bp":
+    if rule.transposes:
         assert count("activation_read", "delta memory") == event("delta_read")
         assert count("activation_write", "delta memory") == event("delta_write")
+    else:
+        assert count("activation_write", "column memory") == 3 * event("signal_write")
+        # An error has 10 bits.
+        assert count("activation_read", "delta memory") == 2 * event("error_read")
+        assert count("activation_write", "delta memory") == 2 * event("error_write")
+
+
+def check_signal_unit(closed, seen, step):
+    """What makes the signals of a layer that trains, on a square basis."""
+    rule, batch, K = RULES[step.rule], step.batch, step.network.classes
+    if not closed.cycles["update"] or rule.transposes:
+        return
+    event, count = reader(closed, seen, "signal")
+    geometry = step.network.geometry[closed.layer]
+    n, softmax = geometry.latents, 3 * K
+    if closed is step.layers[-1]:
+        assert count("add_16", "signal arithmetic") == batch * softmax
+        return
+    passed, _ = reader(closed, seen, "forward")
+    formed = rule.latents and geometry.pool != "latent"
+    sums = passed("result") + passed("latent") if formed else 0
+    own = {"lls": 2 * n * K + n + softmax, "drtp": 0, "dfa": n * K}[step.rule]
+    assert count("add_16", "signal arithmetic") == sums + batch * own
+    entries = {"lls": batch * 2 * n * K}.get(step.rule, event("entry_read"))
+    assert count("rom_read_bit", "basis table") == entries
+    latents = {"lls": batch * n, "drtp": batch * -(-event("kept_bit") // batch // 8), "dfa": 0}[step.rule]
+    for access in ("activation_read", "activation_write"):
+        assert count(access, "latent memory") == latents
+        # A' has 14 bits.
+        assert closed.counts.total(access, "latent memory", "update") == (2 * batch * n if rule.latents else 0)
+    assert closed.counts.total("add_16", "bias unit", "update") == (passed("result") if rule.latents else 0)
 
 
 def reader(closed, seen, purpose):
@@ -220,25 +271,72 @@ def test_cycles_are_those_of_the_table(train_hidden, batch):
         }  # fmt: skip
 
 
+def test_cycles_of_the_other_rules_are_those_of_the_table():
+    # 4x4 by 3x3 with padding: 16 positions, 4 windows; 6 channels in 2 tiles of 4, 9 taps in 3 steps of 4; 3 classes.
+    K, B, P, T, S, n, skew = 3, 2, 16, 2, 3, 6 * 4, 4 + 4
+    network = network_of((4, 4, 1), [conv(6, 3, 2, padding=1)], K, batch=B)
+    drain, steps = skew + FORWARD_TAIL, 6 * 4 * 4 // 4
+    hidden = {"forward": B * (T * P * S + drain), "update": T * S * B * P + skew + UPDATE_TAIL}
+    output = {"forward": B * (steps + drain), "update": steps * B + skew + UPDATE_TAIL}
+    errors, largest = B * (3 * K + PLAIN_SIGNAL_TAIL), B * (K + PLAIN_ARGMAX_TAIL)
+    signals = {
+        "drtp": (B * (n + LABEL_TAIL), errors), "dfa": (B * (K + n + FEEDBACK_TAIL), errors), "inference": (0, largest)
+    }  # fmt: skip
+    for rule, (signal, own) in signals.items():
+        # A descriptor of a rule that waits has a word more, and it is read twice but for the output layer's.
+        setup, learns = WINDOWED_WORDS + RULES[rule].waits + 4 + SETUP_TAIL, RULES[rule].learns
+        step = training_step(machine_of(4, 4, rule), network)
+        assert [layer.cycles for layer in step.layers] == [
+            {"setup": setup * (2 if rule == "dfa" else 1), "finish": 0, "signal": signal, **hidden}
+            | {"update": learns * hidden["update"]},
+            {"setup": setup, "finish": 0, "signal": own, **output} | {"update": learns * output["update"]},
+        ]
+    # Columns' biases end one a cycle, so tiles of one visit are as far apart as there are columns.
+    wide = network_of((1, 1, 2), [conv(9, 1, 1)])
+    update = {rule: training_step(machine_of(4, 4, rule), wide).layers[0].cycles["update"] for rule in ("drtp", "dfa")}
+    assert update == {"drtp": 3 + skew + UPDATE_TAIL, "dfa": 2 * 4 + 1 + skew + UPDATE_TAIL}
+    # A window of one position: latents leave one a cycle, if any do.
+    narrow = network_of((3, 3, 1), [conv(4, 1, 3)])
+    forward = {rule: training_step(machine_of(4, 4, rule), narrow).layers[0].cycles["forward"] for rule in signals}
+    assert forward == {"drtp": 8 * 4 + 1 + drain, "dfa": 9 + drain, "inference": 9 + drain}
+
+
+def test_order_of_the_phases():
+    network = network_of((4, 4, 1), [conv(3, 3, 2, padding=1), FullyConnected(5)], batch=2)
+
+    def order(rule: str, **options: bool) -> str:
+        visits = walk_windowed_step(machine_of(2, 2, rule), network, **options).visits
+        return " ".join(phase[:2] + str(layer) for phase, layer, _ in visits)
+
+    # Setup, forward, signal, update, finish; two samples.
+    each = "se{0} fo{0} si{0} fo{0} si{0} up{0}"
+    assert order("lls") == order("drtp") == f"{' '.join(each.format(n) for n in range(3))} fi2"
+    forward = "se0 fo0 se1 fo1 se2 fo2 si2 fo2 si2"
+    assert order("dfa") == f"{forward} up2 se1 si1 up1 se0 si0 up0 fi2"
+    for rule in BUILT:
+        assert order(rule, labelled=False) == order("inference") == f"{forward} fi2"
+        assert order(rule, train_hidden=False) == f"{forward} {'up2 ' * RULES[rule].learns}fi2"
+
+
 def test_macs_of_smallconv_are_the_reference_s():
     """``lls.md``'s table: millions of MACs a sample, from the geometry alone."""
     machine = load_machine("smallconv")
-    for name, forward, bp, dfa, signal, whole in (
-        ("smallconv-cifar10", 10.59, 9.70, 0.579, 271, 1.46),
-        ("smallconv-mnist", 7.72, 7.49, 0.444, 209, 1.48),
+    for name, forward, bp, signal, whole in (
+        ("smallconv-cifar10", 10.59, 9.70, 271, 1.46),
+        ("smallconv-mnist", 7.72, 7.49, 209, 1.48),
     ):
         network = load_network(name)
         K = network.classes
-        steps = {rule: training_step(machine, network, rule, batch=1) for rule in COMPARED}
+        steps = {rule: training_step(machine, network, rule, batch=1) for rule in RULES}
         assert steps["lls"].macs_by_phase["forward"] == steps["lls"].macs_by_phase["update"] == network.macs
         assert network.macs / 1e6 == pytest.approx(forward, abs=0.005)
         assert steps["bp"].signal_macs == {"transposed weights": sum(g.macs for g in network.geometry[1:])}
         assert steps["bp"].signal_macs["transposed weights"] / 1e6 == pytest.approx(bp, abs=0.005)
-        outputs = sum(g.positions * g.channels for g in network.geometry[:-1])
-        assert steps["dfa"].signal_macs == {"feedback": K * outputs}
-        assert K * outputs / 1e6 == pytest.approx(dfa, abs=0.0005)
         latents = sum(g.latents for g in network.geometry[:-1])
         assert latents == 32 * 16 + 64 * 4 + 128 * 4 + 512
+        # One a window and channel, where the reference has one an output before pooling.
+        assert steps["dfa"].signal_macs == {"feedback": K * latents}
+        assert steps["drtp"].signal_macs == steps["inference"].signal_macs == {}
         parts = steps["lls"].signal_macs
         assert parts == {
             "scores": K * latents, "gradient": K * latents, "norm": latents, "projection": latents + 4 * K
@@ -254,7 +352,7 @@ def test_macs_of_smallconv_are_the_reference_s():
 
 def test_products_of_smallconv_by_hand():
     network, machine = load_network("smallconv-cifar10"), load_machine("smallconv")
-    steps = {rule: training_step(machine, network, rule, batch=1) for rule in COMPARED}
+    steps = {rule: training_step(machine, network, rule, batch=1) for rule in RULES}
     biases = 32 * 16 + 64 * 4 + 128 * 4 + 512
     windows = 16 * 27 * 32 + 4 * 288 * 64 + 4 * 576 * 128 + 512 * 512 + 5120
     assert steps["lls"].multiplications_by_phase["update"] == windows + biases
@@ -266,9 +364,10 @@ def test_products_of_smallconv_by_hand():
     assert steps["bp"].multiplications_by_phase["update"] == pooled
     assert steps["bp"].window_additions == 64 * 576 * 128
     assert steps["bp"].multiplications_by_phase["signal"] == 64 * 288 * 64 + 64 * 576 * 128 + 512 * 512 + 5120
-    assert steps["dfa"].multiplications_by_phase == {
-        "forward": network.macs, "signal": 0, "update": network.macs
-    }  # fmt: skip
+    # DFA's biases are sums.
+    for rule, products in (("drtp", windows + biases), ("dfa", windows)):
+        assert steps[rule].multiplications_by_phase == {"forward": network.macs, "signal": 0, "update": products}
+        assert steps[rule].window_additions == network.macs
 
 
 def test_basis_of_products():
@@ -279,9 +378,9 @@ def test_basis_of_products():
     more = {
         rule: training_step(machine, sine, rule).multiplications_by_phase["signal"]
         - training_step(machine, square, rule).multiplications_by_phase["signal"]
-        for rule in COMPARED
+        for rule in RULES
     }
-    assert more == {"lls": 2 * 3 * 12, "bp": 0, "dfa": 3 * 27}
+    assert more == {"lls": 2 * 3 * 12, "drtp": 0, "dfa": 3 * 12, "bp": 0, "inference": 0}
 
 
 def test_utilization_of_smallconv_and_of_its_layers():
@@ -374,15 +473,13 @@ def test_purposes_and_components_are_the_documented_ones():
 
 
 @pytest.mark.parametrize(
-    "name, forward, bp, dfa, latents",
-    [("vgg8", 722.9, 719.3, 5.66, 10240), ("mobilenet-v1", 104.3, 102.3, None, None)],
+    "name, forward, bp, latents", [("vgg8", 722.9, 719.3, 10240), ("mobilenet-v1", 104.3, 102.3, None)]
 )
-def test_large_networks_take_no_time(name, forward, bp, dfa, latents):
+def test_large_networks_take_no_time(name, forward, bp, latents):
     machine = replace(machine_of(16, 16), max_fan_in=16384, gradient_bits=44, fraction_bits=20)
     network = load_network(name)
-    steps = {rule: training_step(machine, network, rule) for rule in COMPARED}
+    steps = {rule: training_step(machine, network, rule) for rule in RULES}
     assert steps["lls"].macs_by_phase["forward"] / 1e6 == pytest.approx(forward, abs=0.05)
     assert steps["bp"].macs_by_phase["signal"] / 1e6 == pytest.approx(bp, abs=0.05)
-    if dfa:
-        assert steps["dfa"].macs_by_phase["signal"] / 1e6 == pytest.approx(dfa, abs=0.005)
-        assert steps["lls"].signal_macs["scores"] == 10 * latents
+    if latents:
+        assert steps["lls"].signal_macs["scores"] == steps["dfa"].signal_macs["feedback"] == 10 * latents

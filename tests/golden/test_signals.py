@@ -124,7 +124,7 @@ def test_label_signal_is_the_basis(basis: str) -> None:
     for label in range(10):
         # -B with 6 fraction bits: -64 where B is 1, -8 on the slope.
         exact = half_up(-256.0 * table[label] / 2.0**bits) / 4
-        delta = signals.label_delta(label, table, bits, np.where(neg, -5, 5), neg)
+        delta = signals.label_delta(label, table, bits, neg)
         assert delta.tolist() == slope_and_clip(exact, neg, 127).tolist()
         assert np.abs(delta + np.where(neg, 8, 64) * table[label] / 2.0**bits).max() <= 1
 
@@ -139,7 +139,7 @@ def test_feedback_signal_is_the_error_sent_back(basis: str, scale: int) -> None:
     for _ in range(20):
         error, neg = rng.integers(-scale, scale + 1, 10), rng.random(300) < 0.5
         exact = half_up(error @ table.astype(np.int64) / 2.0**bits) / 4
-        delta = signals.feedback_delta(error, table, bits, np.where(neg, -127, 126), neg)
+        delta = signals.feedback_delta(error, table, bits, neg)
         assert delta.tolist() == slope_and_clip(exact, neg, 127).tolist()
         clipped += int(np.sum(np.abs(delta) == 127))
     assert (clipped > 0) == (scale == 256)
@@ -153,17 +153,15 @@ def test_feedback_signal_of_a_label_is_the_labels() -> None:
         table, bits = kind.table(64), kind.fraction_bits
         for label in range(7):
             error = -signals.ONE * (np.arange(7) == label)
-            a = np.where(np.arange(64) % 5 < 2, np.where(neg, -128, 127), 0)
-            label_delta = signals.label_delta(label, table, bits, a, neg)
-            assert label_delta.tolist() == signals.feedback_delta(error, table, bits, a, neg).tolist()
+            label_delta = signals.label_delta(label, table, bits, neg)
+            assert label_delta.tolist() == signals.feedback_delta(error, table, bits, neg).tolist()
 
 
 def test_saturated_activations_are_pushed_back_only() -> None:
     """A signal is the gradient: a positive one lowers the activation."""
-    a, neg = np.array([127, 127, -128, -128, 126, -127]), np.array([False, False, True, True, False, True])
-    table = np.array([[1, -1, 1, -1, 1, -1]], dtype=np.int8)
-    assert signals.label_delta(0, table, 0, a, neg).tolist() == [0, 64, -8, 0, -64, 8]
-    assert signals.feedback_delta(np.array([256]), table, 0, a, neg).tolist() == [64, 0, 0, -8, 64, -8]
+    a, delta = np.array([127, 127, -128, -128, 126, -127, 127, -128]), np.array([-64, 64, -8, 8, -64, 8, 0, 0])
+    assert signals.held(delta, a).tolist() == [0, 64, -8, 0, -64, 8, 0, 0]
+    assert signals.held(np.array([-1, 1, -1, 1]), np.array([127, 127, -128, -128])).tolist() == [0, 1, -1, 0]
 
 
 def test_sums_sent_back_are_exact() -> None:

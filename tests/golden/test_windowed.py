@@ -3,6 +3,7 @@
 import math
 from collections.abc import Callable
 from dataclasses import replace
+from itertools import combinations
 
 import numpy as np
 import pytest
@@ -17,9 +18,11 @@ from spec.basis import Basis
 from spec.errors import SpecError
 from spec.lfsr import PERIOD, SEQUENCE, offset
 from spec.machine import Machine
-from spec.network import Convolution, FullyConnected, Network, Recipe
+from spec.network import BASES, Convolution, FullyConnected, Network, Recipe
 
 SEED = 20
+LEARNING = ("lls", "drtp", "dfa")
+RULES = (*LEARNING, "inference")
 Sample = tuple[int, list[list[int] | None]]
 
 
@@ -89,7 +92,8 @@ class _Layer:
 
 
 class Page:
-    """docs/convolutions.md, sections 1 to 3, once more: one number at a time, LFSRs that really step.
+    """docs/convolutions.md, sections 1 to 3, and docs/rules.md, section 5, once more: one number at a time,
+    LFSRs that really step.
 
     A gradient is the sum over pixels of `x · d · slope`. It shares nothing with the model but the
     basis; whoever changes the page changes both.
@@ -112,7 +116,11 @@ class Page:
         self.rcp8 = [round(256 / (1 + (j + 0.5) / 16)) for j in range(16)]
 
     def batch(self, samples: list[list[int]], labels: list[int] | None) -> list[Sample]:
+        rule = self.machine.rule
+        if rule == "inference":
+            labels = None
         scores: list[list[list[int] | None]] = [[] for _ in samples]
+        kept, errors = [], []
         for number, layer in enumerate(self.layers):
             last = number == len(self.layers) - 1
             traces = []
@@ -123,16 +131,27 @@ class Page:
                     score = [_sat(_rnd(z[0, 0, j], 14 + layer.in_frac - 9), 20) for j in range(layer.n)]
                     after = []
                     if labels is not None:
-                        d = [min(max(_rnd(v, 1), -127), 127) for v in self.error(score, labels[index], 9)]
+                        errors.append(self.error(score, labels[index], 9))
+                        d = [self.signal(v, 1) for v in errors[-1]]
                 else:
                     a, lat, after = self.pooled(layer, z)
                     if labels is not None and self.train_hidden:
-                        d, score, k = self.hidden(lat, labels[index])
+                        if rule == "lls":
+                            d, score, k = self.hidden(lat, labels[index])
+                        if rule == "drtp":
+                            d = self.target(lat, labels[index])
                 scores[index].append(score)
                 traces.append((x, neg, d, k, after))
             if traces[0][2] is not None:
                 self.update(number, traces, last)
+            kept.append(traces)
             samples = [trace[4] for trace in traces]
+        if rule == "dfa" and self.train_hidden:
+            for number in range(len(kept) - 2, -1, -1):
+                found = [self.feedback(number, e) for e in errors]
+                traces = [(x, neg, d, 0, after) for (x, neg, _, _, after), d in zip(kept[number], found, strict=False)]
+                if traces:
+                    self.update(number, traces, False)
         found = []
         for sample in scores:
             assert sample[-1] is not None
@@ -168,10 +187,29 @@ class Page:
                         after.append(a[y, x, j])
         return a, lat, after
 
+    def basis(self, latents: int) -> tuple[list[list[int]], int]:
+        basis = Basis(self.network.basis, self.network.classes)
+        return basis.table(latents).tolist(), basis.fraction_bits
+
+    def signal(self, v: int, shift: int) -> int:
+        return min(max(_rnd(v, shift), -127), 127)
+
+    def target(self, lat: list[int], label: int) -> list[int]:
+        table, frac = self.basis(len(lat))
+        d = [self.signal(_rnd(-256 * v, frac), 2) for v in table[label]]
+        further = [(v == 127 and s < 0) or (v == -128 and s > 0) for v, s in zip(lat, d, strict=True)]
+        return [0 if full else s for full, s in zip(further, d, strict=True)]
+
+    def feedback(self, number: int, e: list[int]) -> list[int]:
+        layer = self.layers[number]
+        latents = layer.n * layer.gh * layer.gw
+        table, frac = self.basis(latents)
+        sums = [sum(row[i] * v for row, v in zip(table, e, strict=True)) for i in range(latents)]
+        return [self.signal(_rnd(v, frac), 2) for v in sums]
+
     def hidden(self, lat: list[int], label: int) -> tuple[list[int], list[int], int]:
         classes = range(self.network.classes)
-        basis = Basis(self.network.basis, self.network.classes)
-        table, frac = basis.table(len(lat)).tolist(), basis.fraction_bits
+        table, frac = self.basis(len(lat))
         score = [_sat(_rnd(sum(t * v for t, v in zip(table[c], lat, strict=True)), frac), 20) for c in classes]
         ss = sum(v * v for v in lat)
         top = int(math.log2(ss)) if ss else 0
@@ -184,7 +222,7 @@ class Page:
         d = []
         for i, v in enumerate(lat):
             g = _rnd(sum(table[c][i] * e[c] for c in classes), frac) - _rnd(q * v, 7)
-            d.append(min(max(_rnd(g, 2), -127), 127))
+            d.append(self.signal(g, 2))
         return d, score, k
 
     def error(self, score: list[int], label: int, shift: int) -> list[int]:
@@ -204,6 +242,9 @@ class Page:
         bits = machine.fraction_bits
         if last:
             rate = recipe.output_rate_shift + 10 + layer.in_frac - 14
+        elif machine.rule != "lls":
+            hidden = dict(recipe.rate_shifts).get(machine.rule, recipe.output_rate_shift + 4)
+            rate = hidden + 9 + round(math.log2(layer.H * layer.W)) + layer.in_frac - 14
         else:
             rate = recipe.hidden_rate_shift + 9 + layer.in_frac + layer.latent_shift - layer.act_frac - 14
         connected = isinstance(self.network.layers[number], FullyConnected)
@@ -260,10 +301,12 @@ class Page:
         return [(np.array(w), np.array(b)) for w, b in zip(self.w, self.b, strict=True)]
 
 
-def machine(rows: int, cols: int, delta_bits: int = 18, fraction_bits: int = 20, gradient_bits: int = 48) -> Machine:
+def machine(
+    rows: int, cols: int, delta_bits: int = 18, fraction_bits: int = 20, gradient_bits: int = 48, rule: str = "lls"
+) -> Machine:
     """A machine with memories large enough for the networks here."""
     sizes = (4096, 4096, 4096, 4096, 256, 4, delta_bits, fraction_bits, 64)
-    return Machine(f"{rows}x{cols}", rows, cols, *sizes, gradient_bits=gradient_bits)
+    return Machine(f"{rows}x{cols}", rows, cols, *sizes, gradient_bits=gradient_bits, rule=rule)
 
 
 def conv(channels: int, kernel: tuple[int, int], latent: tuple[int, int], **other) -> Convolution:
@@ -276,6 +319,8 @@ def depthwise(kernel: tuple[int, int], latent: tuple[int, int], channels: int, *
 
 def network(shape: tuple[int, ...], layers: list, basis: str = "square", rates: tuple = (3, 2), **other) -> Network:
     """The last size is the classes; `other` is the recipe's, and `input` the network's."""
+    shifts = (("drtp", max(-8, rates[0] - 3)), ("dfa", max(-8, rates[0] - 4)))
+    other.setdefault("rate_shifts", shifts)
     given = tuple(FullyConnected(layer) if isinstance(layer, int) else layer for layer in layers)
     coding = other.pop("input", "unsigned")
     return Network("test", shape, given[-1].neurons, basis, given, Recipe(*rates, **other), input=coding)
@@ -324,7 +369,7 @@ NETWORKS = {
         (7, 5, 1),
         [
             conv(5, (3, 3), (2, 2), stride=2, padding=1),
-            depthwise((3, 3), (2, 1), 5, padding=1, pool="latent"),
+            depthwise((3, 3), (2, 1), 5, padding=1, pool="latent", activation_fraction=6),
             conv(3, (1, 1), (1, 1), pool="latent", activation_fraction=5),
             4,
         ],
@@ -335,7 +380,7 @@ NETWORKS = {
     "depthwise, stride, max": network(
         (8, 7, 3), [depthwise((3, 2), (2, 2), 3, stride=2, pool="max"), 3], rates=(-2, -4), temperature_shift=1
     ),
-    "fully connected": network((7,), [5, 6, 4], batch=2, rates=(2, 1)),
+    "fully connected": network((7,), [5, 6, 4], batch=2, rates=(2, 1), rate_shifts=()),
     "latents of 9 bits, windows of one pixel": network(
         (5, 5, 1),
         [
@@ -360,8 +405,9 @@ MACHINES = [machine(2, 2), machine(4, 3, 18, 12, 30), machine(3, 2, 18, 24, 46),
 @pytest.mark.parametrize("start", ["initial", "wild"])
 @pytest.mark.parametrize("shape", MACHINES, ids=lambda m: f"{m.name} F{m.fraction_bits}")
 @pytest.mark.parametrize("name", NETWORKS)
-def test_model_is_the_page(name: str, shape: Machine, start: str) -> None:
-    net = NETWORKS[name]
+@pytest.mark.parametrize("rule", RULES)
+def test_model_is_the_page(rule: str, name: str, shape: Machine, start: str) -> None:
+    net, shape = NETWORKS[name], replace(shape, rule=rule)
     rng = np.random.default_rng([SEED, shape.rows])
     codes = initial_windowed_codes(net.shapes, SEED, net.recipe.gain_shift)
     parameters = codes if start == "initial" else wild_parameters(net, rng)
@@ -385,12 +431,16 @@ def test_model_is_the_page(name: str, shape: Machine, start: str) -> None:
     for number, (found, wanted) in enumerate(zip(model.parameters(), page.parameters(), strict=True)):
         assert np.array_equal(found[0], wanted[0]), f"weights {number}"
         assert np.array_equal(found[1], wanted[1]), f"biases {number}"
-    changed = [np.mean(a[0] != b[0]) for a, b in zip(before, model.parameters(), strict=True)]
-    assert min(changed) > 0, "a layer whose weights stayed compares nothing"
+    pairs = zip(before, model.parameters(), strict=True)
+    changed = [any(np.any(old != new) for old, new in zip(a, b, strict=True)) for a, b in pairs]
+    assert changed == [rule != "inference"] * len(net.layers), "a layer that stayed compares nothing"
 
 
-def test_frozen_layers_stay_and_form_no_scores() -> None:
-    net, shape = NETWORKS["stride, windows that do not divide"], machine(3, 2)
+@pytest.mark.parametrize("basis", BASES)
+@pytest.mark.parametrize("rule", LEARNING)
+def test_frozen_layers_stay_and_form_no_scores(rule: str, basis: str) -> None:
+    net = replace(NETWORKS["stride, windows that do not divide"], basis=basis)
+    shape = machine(3, 2, rule=rule)
     model = WindowedModel(net, shape, SEED, train_hidden=False)
     parameters = model.parameters()
     page = Page(net, shape, parameters, train_hidden=False)
@@ -427,9 +477,10 @@ def test_counters_count_padding_and_wrap() -> None:
 # Batches.
 
 
-def test_whole_batches_may_be_cut_anywhere_else() -> None:
+@pytest.mark.parametrize("rule", LEARNING)
+def test_whole_batches_may_be_cut_anywhere_else(rule: str) -> None:
     """Chunks of whole batches give what one call gives, also from the state of another model."""
-    net, shape = NETWORKS["max pool, odd map"], machine(3, 2)
+    net, shape = NETWORKS["max pool, odd map"], machine(3, 2, rule=rule)
     x, labels = wild_samples(net.features, 11, np.random.default_rng(SEED)), np.arange(11) % 3
     whole, first, second = (WindowedModel(net, shape, seed) for seed in (1, 1, 2))
     predictions = whole.train(x, labels).predictions
@@ -442,8 +493,9 @@ def test_whole_batches_may_be_cut_anywhere_else() -> None:
     assert same(whole.state_dict(), second.state_dict())
 
 
-def test_a_batch_has_no_order_but_layers_have() -> None:
-    net, shape = NETWORKS["stride, windows that do not divide"], machine(3, 2)
+@pytest.mark.parametrize("rule", LEARNING)
+def test_a_batch_has_no_order_but_layers_have(rule: str) -> None:
+    net, shape = NETWORKS["stride, windows that do not divide"], machine(3, 2, rule=rule)
     net = replace(net, recipe=replace(net.recipe, batch=4))
     x, labels = wild_samples(net.features, 4, np.random.default_rng(SEED)), np.arange(4) % 3
     model, turned, single = (WindowedModel(net, shape, SEED) for _ in range(3))
@@ -460,9 +512,10 @@ def test_a_batch_has_no_order_but_layers_have() -> None:
     assert plain(alone)[1:] != plain(results)[1:]
 
 
-def test_inference_is_one_by_one_and_changes_nothing() -> None:
+@pytest.mark.parametrize("rule", LEARNING)
+def test_inference_is_one_by_one_and_changes_nothing(rule: str) -> None:
     net = NETWORKS["depthwise"]
-    model = WindowedModel(net, machine(3, 2), SEED)
+    model = WindowedModel(net, machine(3, 2, rule=rule), SEED)
     x = wild_samples(net.features, 8, np.random.default_rng(SEED))
     model.train(x, np.arange(8) % 4)
     before = model.state_dict()
@@ -569,6 +622,25 @@ def test_hidden_signal_of_nothing() -> None:
     assert np.abs(d.T.reshape(-1) - expected).max() <= 1
 
 
+@pytest.mark.parametrize("basis", BASES)
+def test_signals_of_label_and_error_are_the_basis(basis: str) -> None:
+    """Each window and channel has its own entry of the basis; only those of the label spare saturated latents."""
+    kind = Basis(basis, 5)
+    table, bits = kind.table(24), kind.fraction_bits
+    entries = table.reshape(5, 4, 6) / 2.0 ** (bits - 6)
+    latents = np.random.default_rng(SEED).choice([127, -128, 126, -127], (2, 3, 4))
+    for label in range(5):
+        wanted = -entries[label].T
+        error = -256 * (np.arange(5) == label)
+        fed_back = windowed.feedback_signal(error, table, bits, 4)
+        assert fed_back.shape == (6, 4)
+        assert np.abs(fed_back - wanted).max() <= 0.75
+        found, flat = windowed.label_signal(latents, label, table, bits), latents.reshape(6, 4)
+        free = (np.abs(flat + 0.5) < 127) | (np.sign(fed_back) != np.sign(-(flat + 0.5)))
+        assert np.array_equal(found, np.where(free, fed_back, 0))
+        assert 0 < np.sum(~free) < free.size
+
+
 # What is refused, and what tells runs apart.
 
 
@@ -583,6 +655,12 @@ def test_wrong_samples_and_parameters_are_refused() -> None:
         model.load_parameters([good[0], (good[1][0].T, good[1][1]), *good[2:]])
     with pytest.raises(SpecError, match="^parameters: must have 4 layers, got 3"):
         model.load_parameters(good[:3])
+
+
+def test_a_rule_that_learns_nothing_refuses_to_train() -> None:
+    model = WindowedModel(NETWORKS["depthwise"], machine(3, 2, rule="inference"))
+    with pytest.raises(SpecError, match=r"^machine 3x2: cannot train: its rule is inference$"):
+        model.train(np.zeros((1, 35), np.int8), np.zeros(1, np.int64))
 
 
 def test_networks_it_is_not_for_are_refused() -> None:
@@ -600,6 +678,11 @@ def test_identity_tells_runs_apart() -> None:
     assert WindowedModel(replace(net, name="other"), replace(shape, name="other")).identity() == identity
     first = net.layers[0]
     assert isinstance(first, Convolution)
+    slower = replace(net, recipe=replace(net.recipe, rate_shifts=(("dfa", 9),)))
+    assert WindowedModel(slower, shape).identity() == identity
+    others = [identity, WindowedModel(slower, machine(3, 2, rule="dfa")).identity()]
+    others += [WindowedModel(net, machine(3, 2, rule=rule)).identity() for rule in RULES[1:]]
+    assert all(a != b for a, b in combinations(others, 2))
     for other in (
         WindowedModel(net, shape, train_hidden=False),
         WindowedModel(net, machine(2, 3)),
@@ -614,6 +697,17 @@ def test_identity_tells_runs_apart() -> None:
         WindowedModel(replace(net, layers=(replace(first, activation_fraction=5), net.layers[1])), shape),
     ):
         assert other.identity() != identity
+
+
+def test_with_frozen_hidden_layers_all_rules_are_one() -> None:
+    net = NETWORKS["max pool, odd map"]
+    x, labels = wild_samples(net.features, 7, np.random.default_rng(SEED)), np.arange(7) % 3
+    models = [WindowedModel(net, machine(3, 2, rule=rule), SEED, train_hidden=False) for rule in LEARNING]
+    predictions = [model.train(x, labels).predictions.tolist() for model in models]
+    for model, prediction in zip(models[1:], predictions[1:], strict=True):
+        assert model.identity() == models[0].identity()
+        assert prediction == predictions[0]
+        assert same(model.state_dict(), models[0].state_dict())
 
 
 def test_initial_codes() -> None:
@@ -633,12 +727,14 @@ def test_initial_codes() -> None:
 
 def test_it_learns_digits() -> None:
     """One epoch: right far more often than with hidden layers that stay as they were drawn."""
-    first = conv(8, (3, 3), (4, 4), padding=1, pool="max", activation_fraction=5)
-    net = network((8, 8), [first, FullyConnected(24, 5), 10], "walsh", (4, 5), batch=2, gain_shift=1)
+    first, shifts = conv(8, (3, 3), (4, 4), padding=1, pool="max", activation_fraction=5), (("drtp", 4), ("dfa", 9))
+    layers = [first, FullyConnected(24, 5), 10]
+    net = network((8, 8), layers, "walsh", (4, 5), batch=2, gain_shift=1, rate_shifts=shifts)
     data, right = load_dataset("digits", net), {}
-    for train_hidden in (True, False):
-        model = WindowedModel(net, machine(8, 8), 0, train_hidden)
-        result = train_epochs(model, data, 1, progress=Progress(quiet=True))
-        right[train_hidden] = result.test_accuracy
-    assert right[True] > 85
-    assert right[False] < 70
+    for rule in (*LEARNING, "frozen"):
+        shape = machine(8, 8, rule="lls" if rule == "frozen" else rule)
+        model = WindowedModel(net, shape, 0, train_hidden=rule != "frozen")
+        right[rule] = train_epochs(model, data, 1, progress=Progress(quiet=True)).test_accuracy
+    assert right["lls"] > 85
+    assert min(right["drtp"], right["dfa"]) > 78
+    assert right["frozen"] < 70

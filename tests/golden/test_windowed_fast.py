@@ -16,10 +16,14 @@ from spec.machine import Machine
 from spec.network import BASES, Convolution, FullyConnected, Network, Recipe
 
 SEED = 22
+LEARNING = ("lls", "drtp", "dfa")
+RULES = (*LEARNING, "inference")
 Models = tuple[FastWindowedModel, WindowedModel]
 
 
-def machine(rows: int, cols: int, fraction_bits: int = 20, delta_bits: int = 18, gradient_bits: int = 48) -> Machine:
+def machine(
+    rows: int, cols: int, fraction_bits: int = 20, delta_bits: int = 18, gradient_bits: int = 48, rule: str = "lls"
+) -> Machine:
     """A machine with room for the networks here."""
     return Machine(
         f"{rows}x{cols}",
@@ -35,6 +39,7 @@ def machine(rows: int, cols: int, fraction_bits: int = 20, delta_bits: int = 18,
         fraction_bits=fraction_bits,
         gradient_bits=gradient_bits,
         result_fifo_depth=1024,
+        rule=rule,
     )
 
 
@@ -45,7 +50,9 @@ def conv(channels: int, kernel: int | tuple[int, int] = 3, latent: int = 2, **mo
 
 def network(shape: tuple[int, ...], layers: list, basis: str = "square", **recipe: Any) -> Network:
     """With a recipe in which weights move a lot, unless it says otherwise."""
-    found = Recipe(**{"hidden_rate_shift": 3, "output_rate_shift": 3, **recipe})
+    hidden = recipe.get("hidden_rate_shift", 3)
+    others = {"rate_shifts": (("drtp", max(-8, hidden - 4)), ("dfa", max(-8, hidden - 3)))}
+    found = Recipe(**{"hidden_rate_shift": 3, "output_rate_shift": 3, **others, **recipe})
     return Network("test", shape, layers[-1].neurons, basis, tuple(layers), found)
 
 
@@ -134,34 +141,39 @@ def assert_same_training(pair: Models, rng: np.random.Generator, batches: int = 
     count = (batches - 1) * net.recipe.batch + max(1, net.recipe.batch // 2)
     x, labels = wild_samples(net, count, rng), rng.integers(0, net.classes, count)
     assert_same_results(pair, x[: net.recipe.batch], labels[: net.recipe.batch])
-    reports = [model.train(x, labels) for model in pair]
-    assert reports[0].predictions.tolist() == reports[1].predictions.tolist()
-    assert reports[0].cycles is None
-    assert_same_state(pair)
+    if pair[0].machine.learning.learns:
+        reports = [model.train(x, labels) for model in pair]
+        assert reports[0].predictions.tolist() == reports[1].predictions.tolist()
+        assert reports[0].cycles is None
+        assert_same_state(pair)
     assert pair[0].predict(x).tolist() == pair[1].predict(x).tolist()
     assert_same_results(pair, x[:3], None)
 
 
 @pytest.mark.parametrize("start", ["initial", "wild"])
 @pytest.mark.parametrize("seed", range(24))
-def test_random_networks(seed: int, start: str) -> None:
+@pytest.mark.parametrize("rule", RULES)
+def test_random_networks(rule: str, seed: int, start: str) -> None:
     rng = np.random.default_rng([SEED, seed])
     net = random_network(rng)
     rows = int(rng.integers(1, 9))
     bits = int(rng.choice([12, 16, 18, 20, 24] if start == "initial" else [4, 12, 20]))
-    shape = machine(rows, int(rng.integers(1, rows + 1)), bits, int(rng.integers(14, 19)))
+    shape = machine(rows, int(rng.integers(1, rows + 1)), bits, int(rng.integers(14, 19)), rule=rule)
     pair = models(net, shape, None if start == "initial" else wild_parameters(net, rng))
     before = pair[0].parameters()
     assert_same_training(pair, rng)
-    if start == "initial":
-        moved = [bool(np.any(old[0] != new[0])) for old, new in zip(before, pair[0].parameters(), strict=True)]
+    moved = [bool(np.any(old[0] != new[0])) for old, new in zip(before, pair[0].parameters(), strict=True)]
+    if rule == "inference":
+        assert not any(moved)
+    elif start == "initial":
         assert any(moved), "weights that stayed compare nothing"
 
 
 @pytest.mark.parametrize("basis", BASES)
-def test_frozen(basis: str) -> None:
+@pytest.mark.parametrize("rule", LEARNING)
+def test_frozen(rule: str, basis: str) -> None:
     net = network((6, 6, 2), [conv(9, 3, 2, pool="latent"), FullyConnected(20), FullyConnected(4)], basis, batch=3)
-    pair = models(net, machine(3, 2), train_hidden=False)
+    pair = models(net, machine(3, 2, rule=rule), train_hidden=False)
     before = pair[0].parameters()
     assert_same_training(pair, np.random.default_rng(SEED))
     moved = [bool(np.any(old[0] != new[0])) for old, new in zip(before, pair[0].parameters(), strict=True)]
@@ -200,11 +212,12 @@ def test_sums_beyond_32_bits(sign: int, fraction: int) -> None:
     assert_same_results(pair, x, np.arange(2))
 
 
-def test_more_positions_than_32_bits_hold() -> None:
+@pytest.mark.parametrize("rule", LEARNING)
+def test_more_positions_than_32_bits_hold(rule: str) -> None:
     """Gradients are then collected in 64 bits: 17 samples of 961 positions, all of them as large as can be."""
     net = network((31, 31, 1), [conv(2, 1, 1), FullyConnected(2)], batch=17, hidden_rate_shift=9)
     assert 16 * 31 * 31 < windowed_fast.ROOM < 17 * 31 * 31
-    pair = models(net, machine(2, 2))
+    pair = models(net, machine(2, 2, rule=rule))
     x = np.full((17, net.features), -128, dtype=np.int8)
     x[::2] = 127
     assert_same_results(pair, x, np.zeros(17, dtype=np.int64))
@@ -246,43 +259,48 @@ def test_small_rates(bits: int) -> None:
 
 
 @pytest.mark.parametrize("shape", [(1, 1), (1, 3), (2, 5), (3, 2), (5, 1), (8, 8), (32, 32), (31, 7)])
-def test_machine_shapes(shape: tuple[int, int]) -> None:
+@pytest.mark.parametrize("rule", LEARNING)
+def test_machine_shapes(rule: str, shape: tuple[int, int]) -> None:
     net = network((6, 5, 3), [conv(40, (2, 3), 2, pool="max"), FullyConnected(35), FullyConnected(3)], batch=2)
-    assert_same_training(models(net, machine(*shape)), np.random.default_rng(SEED))
+    assert_same_training(models(net, machine(*shape, rule=rule)), np.random.default_rng(SEED))
 
 
 @pytest.mark.parametrize("steps", [PERIOD - 1, PERIOD - 7, 40000, 0])
-def test_random_numbers_wrap_around(steps: int) -> None:
+@pytest.mark.parametrize("rule", LEARNING)
+def test_random_numbers_wrap_around(rule: str, steps: int) -> None:
     layers = [conv(16, 3, 2), conv(16, 3, 2, depthwise=True), FullyConnected(40), FullyConnected(3)]
     net = network((7, 7, 3), layers, batch=2)
-    pair = models(net, machine(8, 8))
+    pair = models(net, machine(8, 8, rule=rule))
     for model in pair:
         model.update_steps = model.bias_steps = steps
     assert_same_training(pair, np.random.default_rng(SEED))
 
 
 @pytest.mark.parametrize("batch", [1, 2])
-def test_many_positions(batch: int) -> None:
+@pytest.mark.parametrize("rule", LEARNING)
+def test_many_positions(rule: str, batch: int) -> None:
     """More than are worked on together, forward and update."""
     for layer in (conv(33, 3, 3, padding=1, pool="latent"), conv(2, 3, 3, depthwise=True)):
         net = network((50, 50, 2), [layer, FullyConnected(4)], batch=batch)
         assert net.geometry[0].positions > windowed_fast.ROWS_MAX
-        assert_same_training(models(net, machine(4, 4)), np.random.default_rng(SEED), 2)
+        assert_same_training(models(net, machine(4, 4, rule=rule)), np.random.default_rng(SEED), 2)
 
 
 @pytest.mark.parametrize("cut", [4, 60])
-def test_resumed_across_calls_and_models(monkeypatch: pytest.MonkeyPatch, cut: int) -> None:
+@pytest.mark.parametrize("rule", LEARNING)
+def test_resumed_across_calls_and_models(monkeypatch: pytest.MonkeyPatch, rule: str, cut: int) -> None:
     monkeypatch.setattr(windowed_fast, "SAMPLES_A_CALL", 10)
     net = network((6, 6, 1), [conv(8, 3, 2, pool="max"), FullyConnected(5)], batch=4)
+    shape = machine(4, 4, rule=rule)
     rng = np.random.default_rng(SEED)
     x, labels = wild_samples(net, 90, rng), rng.integers(0, 5, 90)
-    whole, first, second = (FastWindowedModel(net, machine(4, 4), seed) for seed in (3, 3, 4))
+    whole, first, second = (FastWindowedModel(net, shape, seed) for seed in (3, 3, 4))
     whole.train(x, labels)
     first.train(x[:cut], labels[:cut])
     second.load_state_dict(first.state_dict())
     first.train(x[:5], labels[:5])  # the state that was given away must not follow
     second.train(x[cut:-10], labels[cut:-10])
-    plain = WindowedModel(net, machine(4, 4))
+    plain = WindowedModel(net, shape)
     plain.load_state_dict(second.state_dict())
     plain.train(x[-10:], labels[-10:])
     assert_same_state((whole, plain))
@@ -322,3 +340,6 @@ def test_refuses_what_the_plain_model_refuses() -> None:
         model.train(np.zeros((1, 36), dtype=np.int8), np.array([5]))
     with pytest.raises(SpecError, match="int8"):
         model.predict(np.zeros((1, 36)))
+    model = FastWindowedModel(net, machine(4, 4, rule="inference"))
+    with pytest.raises(SpecError, match=r"^machine 4x4: cannot train: its rule is inference$"):
+        model.train(np.zeros((1, 36), dtype=np.int8), np.array([0]))

@@ -152,7 +152,7 @@ def test_keys_of_machines_that_sum_gradients() -> None:
         assert dataclasses.replace(plain, **{key: getattr(plain, key)}) == plain
         assert getattr(dataclasses.replace(windowed, **{key: 2}), key) == 2
     assert set(windowed.own_keys) - set(plain.own_keys) == set(WINDOWED_KEYS)
-    assert {field.name for field in dataclasses.fields(Machine)} - set(windowed.own_keys) == {"device", "rule"}
+    assert {field.name for field in dataclasses.fields(Machine)} - set(windowed.own_keys) == {"device", "rule", "rules"}
 
 
 @pytest.mark.parametrize("field", [field.name for field in dataclasses.fields(Machine)])

@@ -1,9 +1,11 @@
 """Learning rules: what each makes of a machine, and of a program."""
 
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
+import spec
 from spec.errors import SpecError
 from spec.machine import Machine, load_machine
 from spec.memory_map import version_value
@@ -11,6 +13,8 @@ from spec.network import Network, Recipe, load_network
 from spec.program import compile_program
 from spec.rules import RULES
 from spec.timing import DELTA_LATENCY, UPDATE_TAIL, delta_latency, update_tail
+
+PRESETS = Path(spec.__file__).parent / "presets"
 
 
 def machine(rule: str, name: str = "digits") -> Machine:
@@ -59,8 +63,8 @@ def test_shifted_signals_are_wide_enough() -> None:
         replace(machine("bp"), delta_bits=10)
 
 
-def test_machines_for_convolutions_have_no_other_rule_yet() -> None:
-    with pytest.raises(SpecError, match="^rule: must be lls with gradient_bits"):
+def test_machines_for_convolutions_have_no_backpropagation_yet() -> None:
+    with pytest.raises(SpecError, match="^rule: must be another with gradient_bits"):
         machine("bp", "smallconv")
 
 
@@ -113,3 +117,37 @@ def test_latencies() -> None:
     for name, rule in RULES.items():
         if rule.learns:
             assert update_tail(name) - delta_latency(name) == UPDATE_TAIL - DELTA_LATENCY
+
+
+def test_depths_of_a_rule(tmp_path) -> None:
+    """What a file says of a rule holds where the machine is built for it, and is undone for the next one."""
+    text = (PRESETS / "machines" / "smallconv.yaml").read_text()
+    assert "rules:\n  dfa: {slope_depth: 131072}\n" in text
+    for own, expected in (("lls", 65536), ("dfa", 131072)):
+        path = tmp_path / "m.yaml"
+        path.write_text(f"{text}rule: {own}\n")
+        loaded = load_machine(path)
+        assert loaded.slope_depth == expected
+        assert loaded.built_for("dfa").slope_depth == 131072 and loaded.built_for("dfa").rule == "dfa"
+        assert loaded.built_for("dfa").built_for("drtp").slope_depth == 65536
+        assert loaded.built_for("lls") == loaded.built_for("dfa").built_for("lls")
+
+
+@pytest.mark.parametrize(
+    ("rules", "refusal"),
+    [
+        ("[]", "rules: must be a mapping with lls, "),
+        ("{lss: {}}", "rules.lss: is not a known key here"),
+        ("{dfa: 5}", "rules.dfa: must be a mapping with activation_depth, "),
+        ("{dfa: {rows: 4}}", "rules.dfa.rows: is not a known key here"),
+        ("{dfa: {slope_depth: 0}}", "rules.dfa.slope_depth: must be an integer from 1 to "),
+        ("{bp: {slope_depth: 5}}", "rules.bp.rule: must be another with gradient_bits"),
+    ],
+)
+def test_refused_depths(rules: str, refusal: str, tmp_path) -> None:
+    text = (PRESETS / "machines" / "conv-tiny.yaml").read_text()
+    path = tmp_path / "m.yaml"
+    path.write_text(f"{text}rules: {rules}\n")
+    with pytest.raises(SpecError) as error:
+        load_machine(path)
+    assert str(error.value).startswith(f"{path}: {refusal}")

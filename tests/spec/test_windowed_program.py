@@ -327,7 +327,7 @@ def test_interval_is_the_least_that_lets_latents_leave() -> None:
                 near = min(b - a for a, b in zip(ends, ends[1:], strict=False)) * interval < cols
                 return steps <= interval and not near
 
-            assert descriptor.interval == position_interval(layer, machine)
+            assert descriptor.interval == position_interval(layer, machine, bool(descriptor.is_output))
             assert works(descriptor.interval) and not works(descriptor.interval - 1)
             limits.add("steps" if descriptor.interval == descriptor.steps else "latents")
     assert limits == {"steps", "latents"}
@@ -443,12 +443,12 @@ def test_cycles_of_conv_tiny() -> None:
     assert [timing.forward_cycles(layer, machine) - timing.FORWARD_TAIL for layer in layers] == [
         71 * 9 + 9 + 4, 7 * 14 + 14 + 4, 2 * 4 + 4 + 4, 1 * 3 + 3 + 4
     ]  # fmt: skip
-    assert [timing.signal_cycles(layer, 3, True) - timing.SIGNAL_TAIL for layer in layers] == [21, 17, 14, 12]
-    assert [timing.signal_cycles(layer, 3, False) for layer in layers] == [0, 0, 0, 3 + timing.ARGMAX_TAIL]
+    assert [timing.signal_cycles(layer, machine, 3, True) - timing.SIGNAL_TAIL for layer in layers] == [21, 17, 14, 12]
+    assert [timing.signal_cycles(layer, machine, 3, False) for layer in layers] == [0, 0, 0, 3 + timing.ARGMAX_TAIL]
     assert [timing.update_cycles(layer, machine, 2) - timing.UPDATE_TAIL for layer in layers] == [
         2 * 9 * 2 * 36 + 4, 2 * 14 * 2 * 4 + 4, 3 * 4 * 2 + 4, 2 * 3 * 2 + 4
     ]  # fmt: skip
     assert timing.finish_cycles(2) == 2 * timing.FINISH_CYCLES
     frozen = compile_windowed(load_network("conv-tiny"), machine, train_hidden=False).layers
-    assert [timing.signal_cycles(layer, 3, True) for layer in frozen] == [0, 0, 0, 12 + timing.SIGNAL_TAIL]
+    assert [timing.signal_cycles(layer, machine, 3, True) for layer in frozen] == [0, 0, 0, 12 + timing.SIGNAL_TAIL]
     assert [timing.update_cycles(layer, machine, 1) for layer in frozen] == [0, 0, 0, 6 + 4 + timing.UPDATE_TAIL]

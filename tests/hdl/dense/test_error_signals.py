@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 from amaranth.sim import Simulator
 
-from hdl.dense.argmax import Argmax
+from hdl.argmax import Argmax
 from hdl.dense.back_signal import BackSignal
 from hdl.dense.feedback_signal import FeedbackSignal
 from hdl.dense.label_signal import LabelSignal

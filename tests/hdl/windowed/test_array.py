@@ -63,7 +63,7 @@ class Script:
     def host_read(self, row, col, addr):
         assert self.t >= self.readable[addr]
         self.hosts[self.t] = (row, col, self.code(*WORD))
-        self.results[self.t + self.m.rows + col + 5, col] = (int(self.w[addr, row, col]), self.m.fraction_bits)
+        self.results[self.t + self.m.rows + col + 5, col] = (int(self.w[addr, row, col]), self.m.random_bits)
         self.step(Op.HOST_READ, addr, 1, 1)
         self.drain()
 
@@ -149,7 +149,9 @@ class Script:
         noise = lambda low, high: rng.choice([low, high])  # noqa: E731
         names = {"first": 1, "last": 1, "window_first": 1, "window_last": 1, "diagonal": 1,
                  "addr": self.m.weight_depth - 1}  # fmt: skip
-        found = {}
+        learns, found = self.m.learning.learns, {}
+        if not learns:
+            names = {"first": 1, "last": 1, "addr": self.m.weight_depth - 1}
 
         async def bench(ctx):
             for t in range(self.t):
@@ -161,7 +163,7 @@ class Script:
                     ctx.set(getattr(dut, f"step_{name}"), noise(0, top) if value is None else int(value))
                 for r in range(self.m.rows):
                     ctx.set(dut.act[r], self.acts.get((t, r), noise(*ACT)))
-                for c in range(self.m.cols):
+                for c in range(self.m.cols) if learns else ():
                     ctx.set(dut.neg[c], self.negs.get((t, c), noise(0, 1)))
                     ctx.set(dut.delta[c], self.deltas.get((t, c), noise(-self.m.max_delta, 1)))
                 if t in self.coarse:
@@ -229,6 +231,21 @@ def test_random_programs(rows, cols, seed, changes):
             script.update(rng.choice(free), windows, neg=rng.choice([0, 1, None, None]), gaps=gaps)
     script.read_all(addrs)
     assert script.run() > 12 * rows * cols
+
+
+@pytest.mark.parametrize("rows, cols", [(1, 1), (3, 2), (2, 3), (4, 4)])
+def test_without_learning(rows, cols):
+    """Positions of any number of steps, a total a cycle too; words come and go as the host will have it."""
+    script = Script(machine(rows, cols, rule="inference"), seed=rows * 10 + cols)
+    addrs = list(range(6))
+    script.write_all(addrs)
+    for _ in range(3):
+        for steps in ([0, 1, 2], [3], [4], [5], [1, 5]):
+            script.forward(steps)
+        script.host_write(rows - 1, 0, 3, script.code(*WORD))
+        script.read_all(script.rng.sample(addrs, 2))
+    script.read_all(addrs)
+    assert script.run() == 3 * (5 * cols + 2 * rows * cols) + 6 * rows * cols
 
 
 def test_8x8():

@@ -10,8 +10,8 @@ from hdl.windowed.column_memory import ColumnMemory
 from spec.machine import load_machine
 
 
-def machine(cols, slope_depth=64, signal_depth=48, delta_bits=18):
-    values = {"rows": 8, "cols": cols, "gradient_bits": 44, "delta_bits": delta_bits}
+def machine(cols, slope_depth=64, signal_depth=48, delta_bits=18, rule="lls"):
+    values = {"rows": 8, "cols": cols, "gradient_bits": 44, "delta_bits": delta_bits, "rule": rule}
     return replace(load_machine("tiny"), slope_depth=slope_depth, signal_depth=signal_depth, **values)
 
 
@@ -27,7 +27,7 @@ class Script:
     def __init__(self, m, seed):
         self.m, self.rng = m, random.Random(seed)
         self.t = 1
-        self.starts, self.slopes, self.deltas = set(), {}, {}  # cycle -> what is written
+        self.starts, self.slopes, self.deltas = {}, {}, {}  # cycle -> what is written, or slope_base
         self.reads = {}  # cycle t of a step -> (slope address, signal address, columns)
         self.negs, self.signals = {}, {}  # (cycle, column) -> expected
         self.read = 0
@@ -36,12 +36,13 @@ class Script:
         top = self.m.max_delta
         return self.rng.choice([-top, top, 0, self.rng.randint(-top, top)])
 
-    def layer(self, layer, gap=lambda: 0, reads=40, settle=True):
+    def layer(self, layer, gap=lambda: 0, reads=40, settle=True, base=0):
         """Sample by sample slopes, then signals, here and there a read; then many, the first of what came last."""
         cols = self.m.cols
         tiles = -(-layer.channels // cols)
         words, banks = [], [{} for _ in range(cols)]  # what the equations say
-        self.starts.add(self.t)
+        self.starts[self.t] = base
+        self.base = base
         self.t += 1
         for b in range(layer.samples):
             for _ in range(tiles * layer.positions):
@@ -76,7 +77,7 @@ class Script:
 
     def ask(self, words, banks, slope, signal, used):
         """A step in the next cycle: its addresses in this one."""
-        self.reads[self.t] = slope, signal, used
+        self.reads[self.t] = self.base + slope, signal, used
         for c in range(self.m.cols):
             self.negs[self.t + 1 + c, c] = words[slope] >> c & 1
             self.signals[self.t + 1 + c, c] = banks[c][signal] if c < used else 0
@@ -90,6 +91,8 @@ class Script:
         async def bench(ctx):
             for t in range(self.t + m.cols + 3):
                 ctx.set(dut.layer_start, t in self.starts)
+                if m.learning.waits:
+                    ctx.set(dut.slope_base, self.starts.get(t, rng.randrange(m.slope_depth)))
                 ctx.set(dut.slope_valid, t in self.slopes)
                 ctx.set(dut.slope, self.slopes.get(t, rng.getrandbits(m.cols)))
                 noise = self.code(), rng.randrange(2), rng.randrange(2)
@@ -138,12 +141,38 @@ def test_random_layers(seed, cols):
     script.run()
 
 
+@pytest.mark.parametrize("cols", [2, 4])
+def test_slopes_of_layers_beside_each_other(cols):
+    """Where the rule waits: each layer's from its base on; signals still from word 0."""
+    script = Script(machine(cols, rule="dfa"), cols)
+    for base in (0, 20, 7, 63 - 2 * 2 * 3):
+        script.layer(Layer(2, 2 * cols - 1, 2, 3), base=base)
+    # What a layer's signals do in between leaves the slopes of others where they are.
+    words = [script.rng.getrandbits(cols) for _ in range(9)]
+    for base, part in ((30, words[:4]), (10, words[4:])):
+        script.starts[script.t] = base
+        for bits in part:
+            script.t += 1
+            script.slopes[script.t] = bits
+        script.t += 1
+    script.starts[script.t] = 30
+    script.t += 1
+    for n in range(3):
+        script.deltas[script.t] = script.code(), 1, n == 2
+        script.t += 1
+    for base, part in ((10, words[4:]), (30, words[:4])):
+        script.base = base
+        for number in range(len(part)):
+            script.ask(part, [{0: 0}] * cols, number, 0, 0)
+    script.run()
+
+
 def test_full_memories():
     """To the last word, of depths that are no power of two; then anew. More slopes than words harm no signal."""
     script = Script(machine(3, slope_depth=36, signal_depth=12), 4)
     for _ in range(2):
         script.layer(Layer(2, 6, 3, 9))
-    script.starts.add(script.t)
+    script.starts[script.t] = 0
     for _ in range(100):
         script.t += 1
         script.slopes[script.t] = 7
@@ -155,7 +184,7 @@ def test_full_memories():
 def test_a_layer_that_is_left_in_the_middle():
     """The next begins in bank 0, at its word 0."""
     script = Script(machine(3), 5)
-    script.starts.add(script.t)
+    script.starts[script.t] = 0
     for n in range(8):
         script.t += 1
         script.slopes[script.t] = n

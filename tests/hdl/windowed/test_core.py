@@ -24,6 +24,7 @@ from spec.timing import Phase
 from spec.windowed_program import WINDOWED_WORDS, compile_windowed
 from spec.windowed_timing import ARGMAX_TAIL, FORWARD_TAIL, SETUP_TAIL, SIGNAL_TAIL, UPDATE_TAIL
 from tests.hdl.core_host import Host, registers
+from tests.hdl.windowed.networks import addresses, batches_of
 
 TINY = load_machine("conv-tiny")
 
@@ -33,23 +34,6 @@ def network(*layers, shape=(4, 3, 1), classes=3, batch=2, basis="walsh"):
         name="test", input_shape=shape, classes=classes, basis=basis, layers=(*layers, FullyConnected(classes)),
         recipe=Recipe(hidden_rate_shift=4, output_rate_shift=4, batch=batch),
     )  # fmt: skip
-
-
-def batches_of(labels, batch):
-    """The labels of each batch."""
-    found, waiting = [], []
-    for label in labels:
-        if label == NO_LABEL:
-            found += [waiting] if waiting else []
-            found.append([label])
-            waiting = []
-        else:
-            waiting.append(label)
-            if len(waiting) == batch:
-                found.append(waiting)
-                waiting = []
-    assert not waiting
-    return found
 
 
 def expected_phases(machine, program, classes, labels):
@@ -69,23 +53,6 @@ def expected_phases(machine, program, classes, labels):
             cycles[Phase.SIGNAL, number] = samples * (classes + ARGMAX_TAIL)
     cycles[Phase.FINISH, 0] = samples
     return cycles
-
-
-def addresses(machine, program):
-    """Bus addresses of every parameter, layer by layer."""
-    layers = []
-    for layer in program.layers:
-        taps = layer.kernel_height * layer.kernel_width * (1 if layer.depthwise else layer.in_channels)
-        found = []
-        for j in range(layer.channels):
-            tile, column = divmod(j, machine.cols)
-            for t in range(taps):
-                row, step = (column, t) if layer.depthwise else (t % machine.rows, t // machine.rows)
-                word = layer.w_base + tile * layer.steps + step
-                found.append(memory_map.weight_address(machine, row, column, word))
-            found.append(memory_map.bias_address(machine, layer.b_base + tile, column))
-        layers.append(found)
-    return layers
 
 
 def simulate(core, bench):

@@ -33,7 +33,7 @@ def layer_of(rng, m, **changes):
     layer = {
         **sizes, "depthwise": rng.randrange(2), "steps": rng.randint(1, 3), "col_tiles": rng.randint(1, 3),
         "last_channels": rng.randint(1, m.cols), "x_stride": rng.randint(1, 20),
-        "slope_stride": rng.randint(1, 300), "signal_stride": rng.randint(1, 100),
+        "slope_stride": rng.randint(1, 300), "signal_stride": rng.randint(1, 100), "slope_base": rng.randrange(1000),
         "w_base": rng.randrange(100), "b_base": rng.randrange(8), **changes,
     }  # fmt: skip
     order = positions(layer)
@@ -109,8 +109,12 @@ def forward(m, layer, x_first):
 
 def update(m, layer, x_first, samples, x_wrap):
     expected, u, order = Expected(), 0, positions(layer)
-    parts = parts_of(order)
+    parts, waits = parts_of(order), m.learning.waits
+    due = 0  # cycle from which the next column tile may begin
     for column, s in product(range(layer["col_tiles"]), range(layer["steps"])):
+        if s == 0 and waits:
+            u = max(u, due)
+            due = u + m.cols
         for b, (p, position) in product(range(samples), enumerate(order)):
             base = x_first + b * layer["x_stride"]
             if 0 < x_wrap <= b:
@@ -119,12 +123,13 @@ def update(m, layer, x_first, samples, x_wrap):
             used = expected.step(u, layer, m, s, column, base, position, ends, s == layer["steps"] - 1)
             part_first, part_last = parts[p]
             flags = {"op": Op.UPDATE, "window_first": part_first, "window_last": part_last}
+            flags |= {"opens": s == 0} if waits else {}
             if part_last:
                 first_part = b == 0 and not any(last for _, last in parts[:p])
                 flags |= {"first": first_part, "last": ends}
             expected.steps[u + LEAD] |= flags
             expected.memories[u + LEAD - 1] = {
-                "slope_addr": b * layer["slope_stride"] + column * len(order) + p,
+                "slope_addr": b * layer["slope_stride"] + column * len(order) + p + waits * layer["slope_base"],
                 "signal_addr": b * layer["signal_stride"] + column * layer["windows"] + position["window"],
                 "signal_channels": used,
             }  # fmt: skip
@@ -147,6 +152,7 @@ async def check(ctx, dut, rng, layer, start, expected):
     for name, port in ((name, dut.layer[name]) for name, _ in dut.layer.shape()):
         width = len(port.as_value() if hasattr(port, "as_value") else port)
         ctx.set(port, layer[name] if name in layer else rng.randrange(1 << min(width, 5)))
+    start = {name: value for name, value in start.items() if name in dut.signature.members}
     for name, value in start.items():
         ctx.set(getattr(dut, name), value)
     ctx.set(dut.start, 1)
@@ -154,7 +160,7 @@ async def check(ctx, dut, rng, layer, start, expected):
     ctx.set(dut.start, 0)
     end = max([*expected.steps, *expected.positions]) + m.rows + 8
     for u in range(end):
-        for name in ("update", "samples", "x_first", "x_wrap"):
+        for name in start:
             ctx.set(getattr(dut, name), rng.randrange(1 << len(getattr(dut, name))))
         where = (layer, start, u)
         assert ctx.get(dut.finishing) == (u == expected.finishing), where
@@ -167,6 +173,8 @@ async def check(ctx, dut, rng, layer, start, expected):
             port = getattr(dut, name)
             assert ctx.get(port) == value % (1 << len(port)), (name, *where)
         for name, value in expected.steps.get(u, {}).items():
+            if name == "diagonal" and not m.learning.learns:
+                continue
             got = ctx.get(getattr(dut, f"step_{name}"))
             assert got == (value % m.weight_depth if name == "addr" else value), (name, *where)
         if u in expected.biases:
@@ -194,6 +202,8 @@ def run(m, cases, seed):
                 first = rng.randrange(200)
                 start = {"update": 0, "samples": rng.randint(1, 5), "x_first": first, "x_wrap": rng.randrange(4)}
                 await check(ctx, dut, rng, layer, start, forward(m, layer, first))
+            if not m.learning.learns:
+                continue
             start = {"update": 1, "samples": samples, "x_first": x_first, "x_wrap": x_wrap}
             await check(ctx, dut, rng, layer, start, update(m, layer, x_first, samples, x_wrap))
 
@@ -206,9 +216,10 @@ def run(m, cases, seed):
 ARRAYS = [(1, 1), (2, 2), (4, 3), (8, 8)]
 
 
+@pytest.mark.parametrize("rule", ["lls", "dfa", "inference"])
 @pytest.mark.parametrize("rows, cols", ARRAYS)
-def test_random_layers(rows, cols):
-    m, rng = machine(rows, cols), random.Random(rows)
+def test_random_layers(rows, cols, rule):
+    m, rng = machine(rows, cols, rule=rule), random.Random(rows)
     cases = [
         (layer_of(rng, m), rng.randint(1, 5), rng.randrange(200), rng.choice([0, 0, 1, 2, 4, 5])) for _ in range(25)
     ]  # fmt: skip
@@ -218,10 +229,11 @@ def test_random_layers(rows, cols):
 ONE = {"height": 1, "width": 1, "window_height": 1, "window_width": 1}
 
 
+@pytest.mark.parametrize("rule", ["lls", "dfa", "inference"])
 @pytest.mark.parametrize("rows, cols", ARRAYS[:3])
-def test_corners(rows, cols):
+def test_corners(rows, cols, rule):
     """One position, one step, one tile: each loop alone, and all of them of one round."""
-    m, rng = machine(rows, cols), random.Random(rows)
+    m, rng = machine(rows, cols, rule=rule), random.Random(rows)
     cases = []
     for steps, col_tiles, samples in product((1, 3), (1, 4), (1, 5)):
         for depthwise, x_wrap in product((0, 1), (0, 1, 3)):
@@ -232,6 +244,16 @@ def test_corners(rows, cols):
             layer = layer_of(rng, m, height=4, width=5, **windows, steps=1, col_tiles=2, max_pool=max_pool)
             cases.append((layer, 2, 7, 1))
     run(m, cases, cols)
+
+
+@pytest.mark.parametrize("steps", [1, 2, 7, 8, 9])
+def test_column_tiles_apart(steps):
+    """Where the rule waits, of one position each: never less than C cycles, and none more than need be."""
+    m, rng = machine(8, 8, rule="dfa"), random.Random(steps)
+    one = layer_of(rng, m, **ONE, steps=steps, col_tiles=3)
+    run(m, [(one, samples, 100, 0) for samples in (1, 2, 4, 5, 1)], 3)
+    opening = [u for u, step in update(m, one, 0, 1, 0).steps.items() if step["opens"]]
+    assert [b - a for a, b in zip(opening, opening[1:], strict=False)] == [max(steps, 8)] * 2
 
 
 @pytest.mark.parametrize("height, width", [(16, 8), (16, 16), (13, 11), (20, 20), (1, 20)])

