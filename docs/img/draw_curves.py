@@ -74,9 +74,14 @@ def label(axes: Axes, ends: list[tuple[float, str, str]], x: float) -> None:
         floor = places[first - 1][0] + gap if first else low
         for place in group:
             place[0] -= min(excess, max(0.0, places[first][0] - floor))
+    # None beside the title.
+    highest = high - gap / 2
+    for place in reversed(places):
+        place[0] = min(place[0], highest)
+        highest = place[0] - gap
     for y, value, text, colour in places:
         axes.annotate(
-            f"{text} {value:.1f}",
+            f"{text} {value:.2f}",
             (x, value),
             xytext=(x * 1.025, y),
             textcoords="data",

@@ -2,7 +2,6 @@
 a cycle."""
 
 from collections import Counter
-from collections.abc import Iterator
 from itertools import groupby
 from typing import Any
 
@@ -194,22 +193,12 @@ def samples_of(network: Network) -> tuple[np.ndarray, np.ndarray]:
     return x, labels
 
 
-def networks(bench: Bench) -> Iterator[Network]:
-    """Each network in turn becomes the bench's; the LFSRs go on, and what is in the tiles' padding stays."""
-    steps = 0, 0
-    for network in context.parameter("networks"):
-        bench.choose(network)
-        bench.golden.update_steps, bench.golden.bias_steps = steps
-        yield network
-        steps = bench.golden.update_steps, bench.golden.bias_steps
-
-
 @cocotb.test()
 async def trains(dut):
     """Random weights, real digits; after every sample every weight, bias, score and counter is
     equal. One network after the other, without a reset: nothing of the one before may be left."""
     bench = await begin(dut)
-    for _ in networks(bench):
+    for _ in context.networks(bench):
         await bench.prepare()
         await bench.compare("before the first sample")
         labels: list[int] = []

@@ -2,7 +2,7 @@
 or a cycle."""
 
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from itertools import groupby
 from typing import Any
 
@@ -312,16 +312,6 @@ async def begin(dut: Any) -> Bench:
     return Bench(await start(dut))
 
 
-def networks(bench: Bench) -> Iterator[Network]:
-    """Each network in turn becomes the bench's; the LFSRs go on."""
-    steps = 0, 0
-    for network in context.parameter("networks"):
-        bench.choose(network)
-        bench.golden.update_steps, bench.golden.bias_steps = steps
-        yield network
-        steps = bench.golden.update_steps, bench.golden.bias_steps
-
-
 @cocotb.test()
 async def trains(dut):
     """Batch after batch, whole and short, labelled and not; after each every weight, bias, score and counter is equal.
@@ -329,7 +319,7 @@ async def trains(dut):
     One network after the other, without a reset: nothing of the one before may be left.
     """
     bench = await begin(dut)
-    for network in networks(bench):
+    for network in context.networks(bench):
         await bench.prepare()
         await bench.compare("before the first batch")
         before = bench.golden.parameters()
@@ -356,7 +346,7 @@ async def pipelined(dut):
     host."""
     bench = await begin(dut)
     rng = context.rng("labels")
-    for _ in networks(bench):
+    for _ in context.networks(bench):
         await bench.prepare()
         batch = bench.golden.batch
         packets: list[int] = []

@@ -3,14 +3,16 @@
 import os
 import pickle
 import zlib
+from collections.abc import Iterator
 from functools import cache
 from typing import Any
 
 import numpy as np
 
 from sim.runner import BENCH_FILE, Design
+from spec.network import Network
 
-__all__ = ["design", "inputs", "parameter", "rng", "seed"]
+__all__ = ["design", "inputs", "networks", "parameter", "rng", "seed"]
 
 
 @cache
@@ -32,6 +34,18 @@ def inputs() -> list[str]:
 def parameter(name: str, default: Any = None) -> Any:
     """A parameter that the test passed to :func:`sim.runner.run_bench`."""
     return _content()["parameters"].get(name, default)
+
+
+def networks(bench: Any) -> Iterator[Network]:
+    """Each network of the parameter ``networks`` in turn becomes a core's bench's; the LFSRs go on, and what is in
+    the tiles' padding stays.
+    """
+    steps = 0, 0
+    for network in parameter("networks"):
+        bench.choose(network)
+        bench.golden.update_steps, bench.golden.bias_steps = steps
+        yield network
+        steps = bench.golden.update_steps, bench.golden.bias_steps
 
 
 def seed() -> int:
