@@ -28,7 +28,8 @@ class BackWalk(wiring.Component):
 
     Loops, the inner ones last: sample; input position, row by row; row tile (depthwise column tile); kernel row,
     kernel column (those whose taps read the position, or one where none does); column tile (not depthwise). A step a
-    cycle; row tiles begin as many cycles apart as they have steps, at least R. Nothing holds a walk up.
+    cycle; a row tile's last one waits until R cycles behind that of the row tile before it, as rows end one a cycle.
+    Nothing else holds a walk up.
 
     ===================================  =============  ======================================================
     ``slope_addr, _index_, _signal_``    u              words of :class:`~hdl.windowed.back_memory.BackMemory`,
@@ -40,7 +41,6 @@ class BackWalk(wiring.Component):
     ``step_valid, step_addr``            t = u + 2      a step, the word of its weights: none of the layer's
                                                         where no tap reads the position
     ``step_first, step_last``            t              the first and last of a row tile
-    ``step_diagonal``                    t              depthwise: only PEs with r = c add
     ===================================  =============  ======================================================
 
     Members
@@ -52,7 +52,7 @@ class BackWalk(wiring.Component):
     layer : In, `descriptor_layout`
         Held from `start` on while a walk is under way.
     finishing : Out
-        The last row tile's last cycle t, idle where it has fewer than R steps.
+        Cycle t of the last step.
     """
 
     LEAD = 2 * _MAX_PADDING + 4
@@ -70,7 +70,6 @@ class BackWalk(wiring.Component):
     step_addr: Signal
     step_first: Signal
     step_last: Signal
-    step_diagonal: Signal
     finishing: Signal
 
     def __init__(self, machine: Machine):
@@ -90,7 +89,6 @@ class BackWalk(wiring.Component):
                 "step_addr": Out(machine.weight_addr_bits),
                 "step_first": Out(1),
                 "step_last": Out(1),
-                "step_diagonal": Out(1),
                 "finishing": Out(1),
             }
         )
@@ -130,7 +128,6 @@ class BackWalk(wiring.Component):
             self.step_valid.eq(line[5].valid),
             self.step_first.eq(line[5].first),
             self.step_last.eq(line[5].last),
-            self.step_diagonal.eq(layer.depthwise),
             self.finishing.eq(line[5].done),
         ]
         return m
@@ -142,8 +139,8 @@ class BackWalk(wiring.Component):
         """
         layer = self.layer
         lead = Signal(range(2 * _MAX_PADDING + 1))
-        walking, issuing, first = Signal(), Signal(), Signal()
-        rest = Signal(range(self.machine.rows))  # cycles that a row tile has to last
+        walking, first = Signal(), Signal()
+        rest = Signal(range(self.machine.rows))  # cycles that a row tile's last step has to wait
 
         def counter(length: Signal, name: str) -> tuple[Signal, Signal]:
             left, last = Signal.like(length, name=f"{name}_left"), Signal(name=f"{name}_last")
@@ -162,7 +159,7 @@ class BackWalk(wiring.Component):
         y_taps = _Taps("y", layer.kernel_height, layer, down)
         x_taps = _Taps("x", layer.kernel_width, layer, right)
 
-        # The cycle is the last of its loop: that of a step, or of a row tile that waits for its rows.
+        # The step, which a row tile's last one has to wait to be, is the last of its loop.
         ends, tile_ends, position_ends, line_ends, sample_ends, moves = (
             Signal(name=name) for name in ("ends", "tile_ends", "position_ends", "line_ends", "sample_ends", "moves")
         )
@@ -177,8 +174,8 @@ class BackWalk(wiring.Component):
 
         flags = Signal(self._flags)
         m.d.comb += [
-            flags.valid.eq(issuing),
-            flags.real.eq(issuing & x_taps.real & y_taps.real),
+            flags.valid.eq(moves),
+            flags.real.eq(moves & x_taps.real & y_taps.real),
             flags.first.eq(first),
             flags.last.eq(tile_ends),
             flags.last_column.eq(Mux(layer.depthwise, row_last, column_last)),
@@ -187,10 +184,8 @@ class BackWalk(wiring.Component):
             flags.first_column.eq(moves & Mux(layer.depthwise, position_ends, column_last)),
         ]
         m.d.sync += rest.eq(rest - (rest != 0))
-        with m.If(walking):
-            m.d.sync += [issuing.eq(moves & ~flags.done), first.eq(moves & tile_ends)]
         with m.If(moves):
-            m.d.sync += columns.eq(Mux(ends, layer.col_tiles, columns - 1))
+            m.d.sync += [first.eq(tile_ends), columns.eq(Mux(ends, layer.col_tiles, columns - 1))]
         with m.If(moves & ends):
             with m.If(~x_taps.last):
                 m.d.comb += flags.tap.eq(1)
@@ -229,7 +224,7 @@ class BackWalk(wiring.Component):
                 flags.up.eq((lead - 1)[: _MAX_PADDING.bit_length() - 1] < layer.padding >> layer.stride[1]),
             ]
             with m.If(lead == 1):
-                m.d.sync += [walking.eq(1), issuing.eq(1), first.eq(1), rest.eq(self.machine.rows - 1)]
+                m.d.sync += [walking.eq(1), first.eq(1), rest.eq(self.machine.rows - 1)]
         with m.If(self.start):
             m.d.sync += [
                 lead.eq(2 * _MAX_PADDING), columns.eq(layer.col_tiles), rows.eq(layer.row_tiles),

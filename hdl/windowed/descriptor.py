@@ -88,6 +88,8 @@ def descriptor_layout(machine: Machine) -> data.StructLayout:
         "row_tiles": max(counts["steps"], counts["col_tiles"]),
     }
     unused = _UNUSED_FIELDS if machine.learning.learns else _UNUSED_FIELDS + _LEARNING_FIELDS
+    if machine.learning.transposes:
+        unused += ("latents",)
     return data.StructLayout(
         {
             name: (signed if field.signed else unsigned)(min(field.width, widths.get(name, field.width)))
