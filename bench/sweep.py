@@ -18,7 +18,7 @@ import numpy as np
 from golden.fast import FastModel
 from golden.windowed_fast import FastWindowedModel
 from sim.benches.networks import random_network, windowed_machine
-from sim.cycle.model import CYCLE_PHASES, MODELLED, inference_step, training_step
+from sim.cycle.model import CYCLE_PHASES, inference_step, training_step
 from sim.cycle.step import Step
 from sim.rtl.backend import RtlBackend
 from spec.errors import SpecError, check_choice
@@ -75,8 +75,7 @@ def designs(rules: tuple[str, ...]) -> Iterator[Design]:
         for number, (rows, cols) in enumerate(shapes):
             basis, classes = bases[number % len(bases)]
             for rule in rules:
-                if machine_of is _dense_machine or rule not in MODELLED:
-                    yield machine_of(rows, cols, rule), classes, basis
+                yield machine_of(rows, cols, rule), classes, basis
 
 
 def sweep(numbers: range, seed: int, among: list[Design], path: Path) -> int:

@@ -1,14 +1,15 @@
 """The bit-exact integer model of networks with convolutions and mini-batches, in plain NumPy.
 
-`docs/convolutions.md` is what it follows, and section 5 of `docs/rules.md` for rules other than
-`lls`. A layer reads a map and makes one; its latents are sums over windows of that map, and each
+`docs/convolutions.md` is what it follows, and sections 5 and 6 of `docs/rules.md` for rules other
+than `lls`. A layer reads a map and makes one; its latents are sums over windows of that map, and each
 window and channel gets one learning signal, which all of the window's pixels share. So a weight's
 gradient needs one product a window: the inputs that the weight saw there are added first, each
 times 8 or 1, the slope of its pixel. Signals and changes of the samples of a batch are formed with
 the weights before it; then the layer is updated once.
 
 The functions stand in this order, each for one unit of the machine; scores, softmax and signals are
-those of `golden.signals`. A fully connected layer is a convolution over one pixel.
+those of `golden.signals`, and backpropagation's those of `golden.windowed_back`. A fully connected
+layer is a convolution over one pixel.
 
 Arrays are int64 codes unless said otherwise; P is the number of positions of a layer's output map,
 N that of its channels, row `j` of a weight `(N, taps)` belongs to channel `j`. Formats: weight and
@@ -40,11 +41,13 @@ from golden.signals import (
     hidden_delta,
     label_delta,
     norm_exponent,
+    output_back_delta,
     output_delta,
     softmax_error,
     sum_of_squares,
 )
 from golden.train import Parameters, TrainReport, initial_windowed_codes
+from golden.windowed_back import back_signals, back_sums, pixel_gradient, pixel_signals, window_signals
 from spec.errors import SpecError
 from spec.geometry import LayerGeometry
 from spec.lfsr import offset
@@ -208,6 +211,7 @@ class _Passed:
 
     x: np.ndarray
     neg: np.ndarray
+    a: np.ndarray
     latents: np.ndarray
     out: np.ndarray
 
@@ -301,11 +305,11 @@ class WindowedModel(StatefulModel):
         z = pre_activation(seen, self.weights[number], self.biases[number], geometry.in_frac)
         if layer.is_output:
             score = output_score(z[0], layer.act_shift)
-            return _Passed(seen, np.zeros(z.shape, dtype=bool), score, score)
+            return _Passed(seen, np.zeros(z.shape, dtype=bool), score, score, score)
         a, neg = hidden_activation(z, layer.act_shift)
         a = a.reshape(geometry.output)
         latents = window_latents(a, geometry)
-        return _Passed(seen, neg, latents, next_map(a, latents, geometry))
+        return _Passed(seen, neg, a, latents, next_map(a, latents, geometry))
 
     def _own_signal(self, number: int, sample: _Passed, label: int) -> tuple[np.ndarray | None, np.ndarray, int]:
         """A sample's `(scores (K,), d (windows, N), k)` in a layer that waits for no other."""
@@ -318,10 +322,13 @@ class WindowedModel(StatefulModel):
         return hidden_signal(sample.latents, label, table, bits, layer.score_shift)
 
     def _learn_back(self, through: list[list[_Passed]], labels: list[int]) -> None:
-        """Updates layers from a batch that went `through` all of them, the last first, by its errors (`dfa`)."""
+        """Updates layers from a batch that went `through` all of them, the last first, by its errors (`dfa`, `bp`)."""
         shift = self.layers[-1].score_shift
         ends = zip(through[-1], labels, strict=True)
         errors = [softmax_error(sample.latents, label, shift) for sample, label in ends]
+        if self.machine.learning.transposes:
+            self._backpropagate(through, [output_back_delta(error) for error in errors])
+            return
         for number, layer in reversed(list(enumerate(self.layers))):
             if layer.train:
                 self._update(number, through[number], [(self._fed_back(number, error), 0) for error in errors])
@@ -333,21 +340,46 @@ class WindowedModel(StatefulModel):
             return output_delta(error)[None]
         return feedback_signal(error, self.tables[number], self.basis.fraction_bits, layer.geometry.channels)
 
+    def _backpropagate(self, through: list[list[_Passed]], signals: list[np.ndarray]) -> None:
+        """Updates layers, the last first, from `signals`: each sample's `d`, at first the output layer's `(K,)`."""
+        for number, layer in reversed(list(enumerate(self.layers))):
+            if not layer.train:
+                return
+            geometry, left = layer.geometry, left_shift(layer, 0, self.machine.fraction_bits)
+            one = np.full((geometry.positions, 1), 1 << geometry.in_frac)
+            own, changes = [], []
+            for sample, d in zip(through[number], signals, strict=True):
+                spread = window_signals(d.reshape(geometry.next_input), sample.a, geometry)
+                s = pixel_signals(spread, sample.neg)
+                own.append(s)
+                changes.append((pixel_gradient(s, sample.x, left), pixel_gradient(s, one, left)))
+            if number > 0 and self.layers[number - 1].train:
+                signals = [back_signals(back_sums(s, self.weights[number], geometry)) for s in own]
+            self._move(number, changes)
+
     def _update(self, number: int, samples: list[_Passed], signals: list[tuple[np.ndarray, int]]) -> None:
-        """Updates a layer from a batch, and counts the steps, those of padding too."""
-        layer, machine = self.layers[number], self.machine
-        geometry, bits = layer.geometry, machine.fraction_bits
-        weight, bias = self.weights[number], self.biases[number]
+        """Updates a layer from a batch, its windows' signals `d` and its norms' exponents."""
+        layer, bits = self.layers[number], self.machine.fraction_bits
+        geometry = layer.geometry
         one = np.full((geometry.positions, 1), 1 << geometry.in_frac)
-        change, bias_change = np.zeros(weight.shape, dtype=np.int64), np.zeros(bias.shape, dtype=np.int64)
+        changes = []
         for sample, (d, k) in zip(samples, signals, strict=True):
             left = left_shift(layer, k, bits)
-            change += gradient(gradient_sums(sample.x, sample.neg, geometry.window_of), d, left)
-            bias_change += gradient(gradient_sums(one, sample.neg, geometry.window_of), d, left)[:, 0]
+            sums, ones = (gradient_sums(x, sample.neg, geometry.window_of) for x in (sample.x, one))
+            changes.append((gradient(sums, d, left), gradient(ones, d, left)))
+        self._move(number, changes)
+
+    def _move(self, number: int, changes: list[tuple[np.ndarray, np.ndarray]]) -> None:
+        """Moves a layer's parameters by each sample's part of `D`, `(N, taps)` and of biases `(N, 1)`, and counts the
+        steps, those of padding too.
+        """
+        machine, geometry, bits = self.machine, self.layers[number].geometry, self.machine.fraction_bits
+        weight, bias = self.weights[number], self.biases[number]
+        change, bias_change = (np.sum(parts, axis=0) for parts in zip(*changes, strict=True))
         random = layer_random(geometry, machine, self.update_steps)
         self.weights[number] = moved(weight, change, random, bits)
         random = bias_random(machine, geometry.channels, self.bias_steps)
-        self.biases[number] = moved(bias, bias_change, random, bits)
+        self.biases[number] = moved(bias, bias_change[:, 0], random, bits)
         self.update_steps += layer_steps(geometry, machine)
         self.bias_steps += -(-geometry.channels // machine.cols) * machine.cols
 

@@ -1,23 +1,23 @@
 """The bit-exact integer model of convolutions and mini-batches, compiled: the bits of `golden.windowed`
 at the speed of the processor, on one thread.
 
-Everything is integer, so a sum may be regrouped as long as nothing overflows; five changes of form:
+Everything is integer, so a sum may be regrouped as long as nothing overflows; five changes of form, and
+those of backpropagation in `golden.windowed_fast_back`:
 
 - **Products of 16 bits in pairs.** Forward, `z[p, j]` is a sum over pairs of taps; in update, `G[t, j]`
   is one over pairs of positions; one kernel serves both. A lane is a channel, holds both halves of a
-  pair, and adds `a0·b0 + a1·b1` to its sum of 32 bits. Lanes are written as vectors of LLVM, which makes
-  one instruction of it where the processor has one (x86: `vpdpwssd`, `vpmaddwd`) and several where not:
-  the bits are the same everywhere. Measured on one core of a Zen 4, for 196 positions, 288 taps and 64
-  channels: 110 GMAC/s, against 31 for dot products that the compiler vectorizes itself, 24 for the two
-  passes of single precision BLAS (bytes of the weights) that are exact, 23 for double precision BLAS.
+  pair, and adds `a0·b0 + a1·b1` to its sum of 32 bits (`golden.vectors`; x86: `vpdpwssd`, `vpmaddwd`).
+  Measured on one core of a Zen 4, for 196 positions, 288 taps and 64 channels: 110 GMAC/s, against 31 for
+  dot products that the compiler vectorizes itself, 24 for the two passes of single precision BLAS (bytes of
+  the weights) that are exact, 23 for double precision BLAS.
 - **Forward in blocks of 504 taps**: `504·2^22`, a bias and a rounding fit 32 bits. Layers with more taps
   add their blocks in 64.
 - **Update without windows.** `A` and `D` together are `D[j, t] = Σ_p c[j, p]·x[p, t]`, `c = -8d` or, where
-  `z` was negative, `-d`: `|c| <= 1016`, so 16000 positions fit 32 bits. Samples whose shifts `left` differ
-  by up to 2 are summed together, `c` shifted by the difference. If one such sum `G` holds the whole batch,
-  weights move in 32 bits: nested floors make of `floor((w·2^F + rand_F + G·2^left) / 2^F)` the sum
-  `w + floor((G + rand) / 2^down)`, `down = F - left`, `rand` the top `down` bits of `rand_F`. Else the sums
-  are collected in 64 bits, and the definition is applied as it stands.
+  `z` was negative, `-d`: 32 bits hold it while they hold `128·Σ_p |c|` of every channel. Samples whose shifts
+  `left` differ by up to 2 are summed together, `c` shifted by the difference. If one such sum `G` holds the
+  whole batch, weights move in 32 bits: nested floors make of `floor((w·2^F + rand_F + G·2^left) / 2^F)` the
+  sum `w + floor((G + rand) / 2^down)`, `down = F - left`, `rand` the top `down` bits of `rand_F`. Else the
+  sums are collected in 64 bits, and the definition is applied as it stands.
 - **Random numbers are made, not looked up.** The LFSRs of a panel stand in lanes, two in each as two taps
   share a weight's, and step as the update walks along the taps: the same pair of LFSRs comes back after
   one step or, if the array has an odd number of rows, two.
@@ -28,18 +28,15 @@ Everything is integer, so a sum may be regrouped as long as nothing overflows; f
 Maps keep their borders of zeros; patches are copied out of them, a row of the kernel at a time.
 """
 
-import operator
 from collections.abc import Callable, Iterable, Sequence
 from itertools import accumulate
+from pathlib import Path
 from typing import Any, NamedTuple
+from zlib import crc32
 
-import numba
 import numpy as np
-from llvmlite import ir
-from numba.core import cgutils, types
-from numba.core.datamodel import models
-from numba.extending import intrinsic, lower_builtin, register_model, type_callable
 
+from golden import fast, vectors, windowed_fast_back
 from golden.fast import (
     _compiled,
     _feedback,
@@ -53,192 +50,45 @@ from golden.fast import (
 )
 from golden.fixed import StatefulModel, StepResult, checked_samples
 from golden.train import Parameters, TrainReport, initial_windowed_codes
+from golden.vectors import (
+    LANES,
+    PANEL,
+    add_halves,
+    add_pairs,
+    inner,
+    largest,
+    least,
+    load,
+    shift_in_zeros,
+    store,
+    zero,
+)
+from golden.windowed_fast_back import WayBack, choose, room_for_way_back, send_back, turn_weights
+from spec import lfsr
+from spec.geometry import LayerGeometry
 from spec.lfsr import PERIOD, SEQUENCE, TAPS, offset
 from spec.machine import Machine
 from spec.network import NO_LABEL, POOLS, Network
 from spec.tables import EXP, RCP8, RCP9
-from spec.windowed import WindowedLayer, windowed_layers
+from spec.windowed import WindowedLayer, windowed_layers, windows_of
 
 __all__ = ["FastWindowedModel"]
 
-LANES = 16
-"""Of a vector, 32 bits each."""
-PANEL = 2 * LANES
-"""Channels whose sums the kernel keeps in registers, for four rows at a time."""
 BLOCK = 504 // 2
 """Pairs of taps whose products, and a bias, always fit 32 bits."""
 ROWS_MAX, PATCH_CODES = 2048, 1 << 17
 """Positions worked on together: so many at most, and so few that their patches stay near the processor."""
+BACK_ROWS_MAX = 1000
+"""The same with signals of 15 bits, `c` of 1000 of which fit `ROOM`."""
 SPREAD = 2
 """By how much the shifts of samples that are summed in 32 bits may differ."""
-GRADIENT = 8 * 127 * 128
-"""The largest `|c·x|`."""
-ROOM = 16000
-"""Positions, each times 2^(shift beyond the smallest), whose gradients and random bits always fit 32 bits."""
+ROOM = (1 << 24) - (1 << 17)
+"""The largest `Σ|c|` of a channel: times 128, and with 24 random bits, it fits 32 bits."""
 SAMPLES_A_CALL, MACS_A_CALL = 1024, 1 << 33
 """Compiled code cannot be interrupted: a Ctrl-C waits for no more than this."""
 GROUP, GROUP_CODES = 16, 1 << 21
 """Samples that are inferred together, so that they share the weights: so many at most, and so few that a layer's
 outputs stay that small."""
-
-
-def _inner(function: Callable[..., Any]) -> Callable[..., Any]:
-    """A compiled function that only compiled functions call."""
-    options: dict[str, Any] = {"no_cpython_wrapper": True, "no_cfunc_wrapper": True}
-    return numba.njit(function, nogil=True, error_model="numpy", **options)
-
-
-def _intrinsic(function: Callable[..., Any]) -> Callable[..., Any]:
-    """A function of compiled code from one that writes its code."""
-    return intrinsic(function)
-
-
-# Vectors: 16 lanes of 32 bits, in functions that are compiled.
-
-_I16, _I32 = ir.IntType(16), ir.IntType(32)
-_VECTOR = ir.VectorType(_I32, LANES)
-_HALVES, _PRODUCTS = ir.VectorType(_I16, 2 * LANES), ir.VectorType(_I32, 2 * LANES)
-
-
-class _Vector(types.Type):
-    """The type of a vector."""
-
-    def __init__(self) -> None:
-        super().__init__(name="windowed_vector")
-
-
-@register_model(_Vector)
-class _VectorModel(models.PrimitiveModel):
-    """How a vector is held."""
-
-    def __init__(self, manager: Any, kind: Any) -> None:
-        super().__init__(manager, kind, _VECTOR)
-
-
-_vector = _Vector()
-
-
-def _splat(builder: Any, value: Any) -> Any:
-    """A number of 32 bits, or fewer or more of them, in every lane."""
-    if value.type.width != 32:
-        value = builder.trunc(value, _I32) if value.type.width > 32 else builder.sext(value, _I32)
-    nothing = ir.Constant(_VECTOR, ir.Undefined)
-    return builder.shuffle_vector(builder.insert_element(nothing, value, _I32(0)), nothing, ir.Constant(_VECTOR, None))
-
-
-def _address(context: Any, builder: Any, kind: Any, array: Any, index: Any, element: Any) -> Any:
-    """Of 16 elements, from `array[index]` on."""
-    data = context.make_array(kind)(context, builder, array).data
-    return builder.bitcast(builder.gep(data, [index]), ir.VectorType(element, LANES).as_pointer())
-
-
-@_intrinsic
-def _load(typing, array, index):
-    """16 elements of an int32 or int16 array from an index on, which nothing checks."""
-    element = ir.IntType(array.dtype.bitwidth)
-
-    def generate(context, builder, signature, arguments):
-        found = builder.load(_address(context, builder, signature.args[0], arguments[0], arguments[1], element))
-        found.align = element.width // 8
-        return found if element.width == 32 else builder.sext(found, _VECTOR)
-
-    return _vector(array, types.uint64), generate
-
-
-@_intrinsic
-def _store(typing, array, index, vector):
-    """Writes 16 elements of an int32 or int16 array, from an index on, which nothing checks."""
-    element = ir.IntType(array.dtype.bitwidth)
-
-    def generate(context, builder, signature, arguments):
-        address = _address(context, builder, signature.args[0], arguments[0], arguments[1], element)
-        value = arguments[2]
-        if element.width < 32:
-            value = builder.trunc(value, ir.VectorType(element, LANES))
-        builder.store(value, address).align = element.width // 8
-        return context.get_dummy_value()
-
-    return types.void(array, types.uint64, _vector), generate
-
-
-@_intrinsic
-def _zero(typing):
-    """Zeros."""
-    return _vector(), lambda context, builder, signature, arguments: ir.Constant(_VECTOR, None)
-
-
-@_intrinsic
-def _pairs(typing, sums, vector, pair):
-    """`sums + low·low + high·high` of 16-bit halves, those of each lane with those of one number of 32 bits."""
-
-    def generate(context, builder, signature, arguments):
-        total, a, b = arguments
-        wide = [builder.sext(builder.bitcast(v, _HALVES), _PRODUCTS) for v in (a, _splat(builder, b))]
-        products = builder.mul(*wide)
-        nothing = ir.Constant(_PRODUCTS, ir.Undefined)
-        low, high = (
-            builder.shuffle_vector(products, nothing, ir.Constant(_VECTOR, list(range(first, 2 * LANES, 2))))
-            for first in (0, 1)
-        )
-        return builder.add(total, builder.add(low, high))
-
-    return _vector(_vector, _vector, types.int32), generate
-
-
-def _each(build: Callable[[Any, Any, Any], Any]) -> Callable[..., Any]:
-    """How an operation is compiled, lane by lane: its second operand may be one number for all lanes."""
-
-    def generate(context, builder, signature, arguments):
-        first, second = arguments
-        return build(builder, first, _splat(builder, second) if second.type != _VECTOR else second)
-
-    return generate
-
-
-def _operator(function: Any, build: Callable[[Any, Any, Any], Any]) -> None:
-    """Gives vectors an operator of Python."""
-
-    @type_callable(function)
-    def _(context):
-        def kind(a, b):
-            return _vector if isinstance(a, _Vector) and isinstance(b, (_Vector, types.Integer)) else None
-
-        return kind
-
-    for second in (_Vector, types.Integer):
-        lower_builtin(function, _Vector, second)(_each(build))
-
-
-def _lanewise(build: Callable[[Any, Any, Any], Any]) -> Any:
-    """An operation without an operator."""
-    return _intrinsic(lambda typing, a, b: (_vector(_vector, b), _each(build)))
-
-
-for _function, _build in (
-    (operator.add, ir.IRBuilder.add),
-    (operator.mul, ir.IRBuilder.mul),
-    (operator.and_, ir.IRBuilder.and_),
-    (operator.or_, ir.IRBuilder.or_),
-    (operator.xor, ir.IRBuilder.xor),
-    (operator.lshift, ir.IRBuilder.shl),
-    (operator.rshift, ir.IRBuilder.ashr),
-):
-    _operator(_function, _build)
-_least = _lanewise(lambda builder, a, b: builder.select(builder.icmp_signed("<", a, b), a, b))
-_largest = _lanewise(lambda builder, a, b: builder.select(builder.icmp_signed(">", a, b), a, b))
-_shift_in_zeros = _lanewise(ir.IRBuilder.lshr)
-
-
-@_intrinsic
-def _add_halves(typing, a, b):
-    """Both 16-bit halves of each lane, their sums saturated."""
-
-    def generate(context, builder, signature, arguments):
-        kind = ir.FunctionType(_HALVES, [_HALVES, _HALVES])
-        add = cgutils.get_or_insert_function(builder.module, kind, f"llvm.sadd.sat.v{2 * LANES}i16")
-        return builder.bitcast(builder.call(add, [builder.bitcast(v, _HALVES) for v in arguments]), _VECTOR)
-
-    return _vector(_vector, _vector), generate
 
 
 # What a layer, the machine and the memory are to the compiled code.
@@ -257,7 +107,7 @@ LAYER = np.dtype(
             # where the next layer's map begins inside its border, and a row of that map
             *("pool", "next_start", "next_row_size"),
             *("taps", "pairs", "tap_rows", "panels", "rows"),
-            *("weight_base", "channel_base", "table_base", "gain_base"),
+            *("weight_base", "channel_base", "table_base", "gain_base", "delta_base"),
             *("row_tiles", "col_tiles", "lfsr_rows"),
             *("in_frac", "latent_shift", "act_shift", "score_shift", "rate_shift", "coarse", "left_max"),
             *("is_output", "train"),
@@ -268,9 +118,9 @@ MACHINE = np.dtype(
     [
         (name, np.int64)
         for name in (
-            *("rows", "cols", "fraction_bits", "lfsr_stride", "basis_fraction"),
+            *("rows", "cols", "fraction_bits", "lfsr_stride", "basis_fraction", "room"),
             # what `spec.rules.Rule` says
-            *("scores", "waits"),
+            *("scores", "waits", "transposes"),
         )
     ]
 )
@@ -301,13 +151,16 @@ class _Memory(NamedTuple):
     """int32: a layer's biases with the fraction bits of `z`."""
     a: np.ndarray
     gain: np.ndarray
-    """int16 (positions of the batch, padded channels): outputs, and by how much a pixel counts, 8 or 1; where layers
-    wait for the output layer's error, the gains of each have a place of their own.
+    """int16 (positions of the batch, padded channels): outputs, and by how much a pixel counts, 8 or 1 or, where
+    max-pooling does not take it, nothing; where layers wait for the output layer's error, the gains of each have a
+    place of their own.
     """
     sums: np.ndarray
     latents: np.ndarray
     delta: np.ndarray
-    """int32, int16, int16 (windows, padded channels): sums, latents; the signals of every sample of the batch."""
+    """int32, int16, int16 (windows, padded channels): sums, latents; the signals of every sample of the batch, of two
+    layers where they go back.
+    """
     left: np.ndarray
     order: np.ndarray
     """int64 (batch,): a sample's shift; the samples in its order."""
@@ -330,12 +183,13 @@ class _Memory(NamedTuple):
     back: np.ndarray
     positive: np.ndarray
     """int64 (batch, K), int32 (latents,), bool (latents,), all False: of the learning signal."""
+    way: WayBack
 
 
 # The kernel.
 
 
-@_inner
+@inner
 def _multiply(v, v_at, steps, x, row_stride, step_stride, rows, out, out_at, out_stride, add):
     """`out[r, lane] = Σ_k pairs(v[k, lane], x[r, k])`, a panel of lanes, added to what is there if `add`.
 
@@ -348,40 +202,40 @@ def _multiply(v, v_at, steps, x, row_stride, step_stride, rows, out, out_at, out
         at1 = at0 + line
         at2 = at1 + line
         at3 = at2 + line
-        a0, a1, b0, b1, c0, c1, d0, d1 = _zero(), _zero(), _zero(), _zero(), _zero(), _zero(), _zero(), _zero()
+        a0, a1, b0, b1, c0, c1, d0, d1 = zero(), zero(), zero(), zero(), zero(), zero(), zero(), zero()
         if add:
-            a0, a1, b0, b1 = _load(out, at0), _load(out, at0 + half), _load(out, at1), _load(out, at1 + half)
-            c0, c1, d0, d1 = _load(out, at2), _load(out, at2 + half), _load(out, at3), _load(out, at3 + half)
+            a0, a1, b0, b1 = load(out, at0), load(out, at0 + half), load(out, at1), load(out, at1 + half)
+            c0, c1, d0, d1 = load(out, at2), load(out, at2 + half), load(out, at3), load(out, at3 + half)
         at = np.uint64(v_at)
         x0 = np.uint64(row * row_stride)
         x1 = x0 + across
         x2 = x1 + across
         x3 = x2 + across
         for _ in range(steps):
-            v0, v1 = _load(v, at), _load(v, at + half)
-            a0, a1 = _pairs(a0, v0, x[x0]), _pairs(a1, v1, x[x0])
-            b0, b1 = _pairs(b0, v0, x[x1]), _pairs(b1, v1, x[x1])
-            c0, c1 = _pairs(c0, v0, x[x2]), _pairs(c1, v1, x[x2])
-            d0, d1 = _pairs(d0, v0, x[x3]), _pairs(d1, v1, x[x3])
+            v0, v1 = load(v, at), load(v, at + half)
+            a0, a1 = add_pairs(a0, v0, x[x0]), add_pairs(a1, v1, x[x0])
+            b0, b1 = add_pairs(b0, v0, x[x1]), add_pairs(b1, v1, x[x1])
+            c0, c1 = add_pairs(c0, v0, x[x2]), add_pairs(c1, v1, x[x2])
+            d0, d1 = add_pairs(d0, v0, x[x3]), add_pairs(d1, v1, x[x3])
             at += panel
             x0 += along
             x1 += along
             x2 += along
             x3 += along
-        _store(out, at0, a0)
-        _store(out, at0 + half, a1)
-        _store(out, at1, b0)
-        _store(out, at1 + half, b1)
-        _store(out, at2, c0)
-        _store(out, at2 + half, c1)
-        _store(out, at3, d0)
-        _store(out, at3 + half, d1)
+        store(out, at0, a0)
+        store(out, at0 + half, a1)
+        store(out, at1, b0)
+        store(out, at1 + half, b1)
+        store(out, at2, c0)
+        store(out, at2 + half, c1)
+        store(out, at3, d0)
+        store(out, at3 + half, d1)
 
 
 # Forward.
 
 
-@_inner
+@inner
 def _corner(layer, m, row):
     """Where the patch of a row begins, in `maps`: rows are positions of the samples in `order`, sample by sample."""
     sample, position = m.order[row // layer.positions], row % layer.positions
@@ -389,7 +243,7 @@ def _corner(layer, m, row):
     return layer.map_base + sample * layer.map_size + layer.stride * (y * layer.row_size + x * layer.channels_in)
 
 
-@_inner
+@inner
 def _copy_patches(layer, m, first, rows):
     """The patches of rows `first…`."""
     length, span = layer.kernel_width * layer.channels_in, 2 * layer.pairs
@@ -399,51 +253,51 @@ def _copy_patches(layer, m, first, rows):
         for _ in range(layer.kernel_height):
             # The last vector may write too much, which what comes behind it overwrites.
             for i in range(0, length, LANES):
-                _store(m.patches, target + i, _load(m.maps, source + i))
+                store(m.patches, target + i, load(m.maps, source + i))
             source += layer.row_size
             target += length
         if layer.taps < span:
             m.patches[row * span + layer.taps] = 0
 
 
-@_inner
+@inner
 def _depthwise_z(layer, m, first, rows):
     """`z` of rows of a depthwise layer."""
     for row in range(rows):
         corner = _corner(layer, m, first + row)
         for j in range(0, layer.padded, LANES):
             weight = layer.weight_base + (j // PANEL) * layer.pairs * PANEL + j % PANEL
-            z, t = _zero(), 0
+            z, t = zero(), 0
             for ky in range(layer.kernel_height):
                 source = corner + ky * layer.row_size + j
                 for _ in range(layer.kernel_width):
-                    w = _load(m.weights, weight)
+                    w = load(m.weights, weight)
                     if t & 1:
                         w = w >> 16
                         weight += PANEL
                     else:
                         w = (w << 16) >> 16
-                    z = z + w * _load(m.maps, source)
+                    z = z + w * load(m.maps, source)
                     source += layer.channels_in
                     t += 1
-            _store(m.z, row * layer.padded + j, z)
+            store(m.z, row * layer.padded + j, z)
 
 
-@_inner
+@inner
 def _activate(layer, m, first, rows):
     """Outputs and gains of rows from `z` without biases, in 32 bits."""
     shift, half = layer.act_shift, (1 << layer.act_shift) >> 1
     for row in range(rows):
         for j in range(0, layer.padded, LANES):
-            z = _load(m.z, row * layer.padded + j) + _load(m.lifted, j)
+            z = load(m.z, row * layer.padded + j) + load(m.lifted, j)
             negative = z >> 31
             a = ((z >> (negative & 3)) + half) >> shift
             target = (first + row) * layer.padded + j
-            _store(m.a, target, _largest(_least(a, 127), -128))
-            _store(m.gain, layer.gain_base + target, (negative & -7) + 8)
+            store(m.a, target, largest(least(a, 127), -128))
+            store(m.gain, layer.gain_base + target, (negative & -7) + 8)
 
 
-@_inner
+@inner
 def _activate_wide(layer, m, first, rows):
     """The same in 64 bits."""
     shift, half = layer.act_shift, (1 << layer.act_shift) >> 1
@@ -457,7 +311,7 @@ def _activate_wide(layer, m, first, rows):
             m.gain[layer.gain_base + target + j] = (negative & -7) + 8
 
 
-@_inner
+@inner
 def _forward_rows(layer, m, first, rows, scores):
     """Rows `first…` from their maps to `a` and `gain`; in the output layer to `scores` `(batch, K)`."""
     wide = layer.pairs > BLOCK
@@ -488,7 +342,7 @@ def _forward_rows(layer, m, first, rows, scores):
         _activate(layer, m, first, rows)
 
 
-@_inner
+@inner
 def _form_latents(layer, m, sample):
     """A sample's latents."""
     size = layer.windows * layer.padded
@@ -497,13 +351,13 @@ def _form_latents(layer, m, sample):
         source = (sample * layer.positions + position) * layer.padded
         target = m.windows[layer.window_base + position] * layer.padded
         for j in range(0, layer.padded, LANES):
-            _store(m.sums, target + j, _load(m.sums, target + j) + _load(m.a, source + j))
+            store(m.sums, target + j, load(m.sums, target + j) + load(m.a, source + j))
     shift, half = layer.latent_shift, (1 << layer.latent_shift) >> 1
     for i in range(0, size, LANES):
-        _store(m.latents, i, _largest(_least((_load(m.sums, i) + half) >> shift, 127), -128))
+        store(m.latents, i, largest(least((load(m.sums, i) + half) >> shift, 127), -128))
 
 
-@_inner
+@inner
 def _hand_on(layer, m, sample, target):
     """Writes a sample's outputs to the next layer's map: `target` is its first element inside the border."""
     source, at, height, width = m.a, sample * layer.positions * layer.padded, layer.height, layer.width
@@ -519,9 +373,9 @@ def _hand_on(layer, m, sample, target):
             lower = upper + below
             to = target + y * layer.next_row_size + x * layer.channels
             for j in range(0, whole, LANES):
-                a = _largest(_load(source, upper + j), _load(source, upper + right + j))
-                b = _largest(_load(source, lower + j), _load(source, lower + right + j))
-                _store(m.maps, to + j, _largest(a, b))
+                a = largest(load(source, upper + j), load(source, upper + right + j))
+                b = largest(load(source, lower + j), load(source, lower + right + j))
+                store(m.maps, to + j, largest(a, b))
             for j in range(whole, layer.channels):
                 best = max(source[upper + j], source[upper + right + j])
                 m.maps[to + j] = max(best, source[lower + j], source[lower + right + j])
@@ -530,18 +384,22 @@ def _hand_on(layer, m, sample, target):
 # Learning signals: each writes a sample's to `delta`.
 
 
-@_inner
-def _output_signal(layer, m, sample, label, score):
+@inner
+def _output_signal(layer, machine, m, sample, label, score):
     """The output layer's, and its error."""
     first, error = sample * layer.padded, m.errors[sample]
     _softmax_error(score, label, layer.score_shift, m.small, error)
+    delta, gain = layer.delta_base + first, layer.gain_base + first
     for c in range(layer.channels):
-        m.delta[first + c] = min(max(_rnd(error[c], 1), -127), 127)
-    m.delta[first + layer.channels : first + layer.padded] = 0
-    m.gain[layer.gain_base + first : layer.gain_base + first + layer.padded] = 8
+        if machine.transposes:
+            m.delta[delta + c] = min(max(_rnd(error[c], 2) << 5, -2047), 2047)
+        else:
+            m.delta[delta + c] = min(max(_rnd(error[c], 1), -127), 127)
+    m.delta[delta + layer.channels : delta + layer.padded] = 0
+    m.gain[gain : gain + layer.padded] = 8
 
 
-@_inner
+@inner
 def _own_signal(layer, machine, m, sample, label, score):
     """A hidden layer's from its latents and the label, with its scores where it forms them; returns the norm's exponent
     or 0.
@@ -568,7 +426,7 @@ def _own_signal(layer, machine, m, sample, label, score):
     )
 
 
-@_inner
+@inner
 def _fed_back(layer, machine, m, sample):
     """A hidden layer's from the output layer's error."""
     size = layer.windows * layer.padded
@@ -580,38 +438,49 @@ def _fed_back(layer, machine, m, sample):
 # Update.
 
 
-@_inner
+@inner
 def _find_signals(layer, m, first, rows):
     """Where rows `first…` find gain and signal."""
     for row in range(rows):
         sample, position = m.order[(first + row) // layer.positions], (first + row) % layer.positions
         m.gain_at[row] = layer.gain_base + (sample * layer.positions + position) * layer.padded
-        m.delta_at[row] = (sample * layer.windows + m.windows[layer.window_base + position]) * layer.padded
+        window = sample * layer.windows + m.windows[layer.window_base + position]
+        m.delta_at[row] = layer.delta_base + window * layer.padded
 
 
-@_inner
+@inner
 def _signal(m, row, j):
     """`c` of a row, channels `j…`."""
-    return _load(m.gain, m.gain_at[row] + j) * _load(m.delta, m.delta_at[row] + j)
+    return load(m.gain, m.gain_at[row] + j) * load(m.delta, m.delta_at[row] + j)
 
 
-@_inner
-def _gradient(layer, m, first, rows, again, add, shift):
-    """`G` of rows, added to what is there if `add`, and the biases' with its shift; `again`: patches must be made."""
+@inner
+def _pair_signals(layer, m, first, rows, shift):
+    """Makes `signal` of rows, and adds up the biases' gradients with their shift; returns the largest `Σ|c|`."""
     _find_signals(layer, m, first, rows)
-    pairs = (rows + 1) // 2
+    pairs, most = (rows + 1) // 2, zero()
     for j in range(0, layer.padded, LANES):
         target = (j // PANEL) * pairs * PANEL + j % PANEL
-        total = _zero()
+        total, size = zero(), zero()
         for pair in range(pairs):
-            low, high = _signal(m, 2 * pair, j), _zero()
+            low, high = _signal(m, 2 * pair, j), zero()
             if 2 * pair + 1 < rows:
                 high = _signal(m, 2 * pair + 1, j)
             total = total + low + high
-            _store(m.signal, target + pair * PANEL, (low & 0xFFFF) | (high << 16))
-        _store(m.sums, j, total)
+            size = size + largest(low, zero() - low) + largest(high, zero() - high)
+            store(m.signal, target + pair * PANEL, (low & 0xFFFF) | (high << 16))
+        store(m.sums, j, total)
+        most = largest(most, size)
     for j in range(layer.padded):
         m.bias_gradient[j] += np.int64(m.sums[j]) << shift
+    store(m.sums, 0, most)
+    return np.int64(m.sums[:LANES].max())
+
+
+@inner
+def _gradient(layer, m, first, rows, again, add):
+    """`G` of rows whose signals are paired, added to what is there if `add`; `again`: patches must be made."""
+    pairs = (rows + 1) // 2
     if layer.depthwise:
         _depthwise_gradient(layer, m, first, rows, add)
         return
@@ -621,10 +490,10 @@ def _gradient(layer, m, first, rows, again, add, shift):
     for pair in range(pairs):
         source, target = 2 * pair * span, pair * layer.tap_rows
         for t in range(0, span, LANES):
-            low, high = _load(m.patches, source + t), _zero()
+            low, high = load(m.patches, source + t), zero()
             if 2 * pair + 1 < rows:
-                high = _load(m.patches, source + span + t)
-            _store(m.row_pairs, target + t, (low & 0xFFFF) | (high << 16))
+                high = load(m.patches, source + span + t)
+            store(m.row_pairs, target + t, (low & 0xFFFF) | (high << 16))
     for panel in range(layer.panels):
         _multiply(
             m.signal,
@@ -641,7 +510,7 @@ def _gradient(layer, m, first, rows, again, add, shift):
         )
 
 
-@_inner
+@inner
 def _depthwise_gradient(layer, m, first, rows, add):
     """`G` of a depthwise layer."""
     if not add:
@@ -652,19 +521,19 @@ def _depthwise_gradient(layer, m, first, rows, add):
             c, target = _signal(m, row, j), (j // PANEL) * layer.tap_rows * PANEL + j % PANEL
             for ky in range(layer.kernel_height):
                 for kx in range(layer.kernel_width):
-                    x = _load(m.maps, corner + ky * layer.row_size + kx * layer.channels_in + j)
-                    _store(m.gradient, target, _load(m.gradient, target) + c * x)
+                    x = load(m.maps, corner + ky * layer.row_size + kx * layer.channels_in + j)
+                    store(m.gradient, target, load(m.gradient, target) + c * x)
                     target += PANEL
 
 
-@_inner
+@inner
 def _own_steps(layer, machine, t, steps):
     """Of the steps after the state 1 that lead to a weight's LFSR, those that follow from its tap."""
     row, step = t % layer.lfsr_rows, t // layer.lfsr_rows
     return np.uint64((steps + step + row * machine.cols * machine.lfsr_stride) % PERIOD)
 
 
-@_inner
+@inner
 def _start_lfsrs(layer, machine, m, panel, slots, steps):
     """A panel's LFSRs before a layer's update: `states[slot, channel]`, the low half of taps `2·slot`."""
     for slot in range(slots):
@@ -675,13 +544,13 @@ def _start_lfsrs(layer, machine, m, panel, slots, steps):
             m.states[slot * PANEL + j] = np.int32(pair)
 
 
-@_inner
+@inner
 def _step_lfsrs(states):
     """Both LFSRs of every lane, one step on."""
     return ((states >> 1) & 0x7FFF7FFF) ^ ((states & 0x10001) * TAPS)
 
 
-@_inner
+@inner
 def _move(layer, machine, m, steps, down, narrow):
     """Moves the weights by `G / 2^down`, `down` 1…24; `narrow`: no weight moves by more than 16 bits hold."""
     twice = layer.lfsr_rows % 2 == 1
@@ -694,30 +563,30 @@ def _move(layer, machine, m, steps, down, narrow):
         state = 0
         for _ in range(layer.pairs):
             for half in range(0, PANEL, LANES):
-                states = _load(m.states, state + half)
+                states = load(m.states, state + half)
                 stepped = _step_lfsrs(states)
                 if twice:
                     stepped = _step_lfsrs(stepped)
-                _store(m.states, state + half, stepped)
-                low, high = _shift_in_zeros(states << 16, unused), _shift_in_zeros(states, unused)
+                store(m.states, state + half, stepped)
+                low, high = shift_in_zeros(states << 16, unused), shift_in_zeros(states, unused)
                 if zeros > 0:
                     low, high = low << zeros, high << zeros
-                low = (low + _load(m.gradient, gradient + half)) >> down
-                high = (high + _load(m.gradient, gradient + PANEL + half)) >> down
-                w = _load(m.weights, weight + half)
+                low = (low + load(m.gradient, gradient + half)) >> down
+                high = (high + load(m.gradient, gradient + PANEL + half)) >> down
+                w = load(m.weights, weight + half)
                 if narrow:
-                    w = _add_halves(w, (low & 0xFFFF) | (high << 16))
+                    w = add_halves(w, (low & 0xFFFF) | (high << 16))
                 else:
-                    low = _largest(_least(((w << 16) >> 16) + low, 32767), -32768)
-                    high = _largest(_least((w >> 16) + high, 32767), -32768)
+                    low = largest(least(((w << 16) >> 16) + low, 32767), -32768)
+                    high = largest(least((w >> 16) + high, 32767), -32768)
                     w = (low & 0xFFFF) | (high << 16)
-                _store(m.weights, weight + half, w)
+                store(m.weights, weight + half, w)
             weight += PANEL
             gradient += 2 * PANEL
             state = state + PANEL if state + PANEL < slots * PANEL else 0
 
 
-@_inner
+@inner
 def _move_wide(layer, machine, m, steps, gradient):
     """Moves the weights by `D`, int64, as it is defined."""
     bits = machine.fraction_bits
@@ -735,13 +604,13 @@ def _move_wide(layer, machine, m, steps, gradient):
                 m.weights[at] = np.int32(pair & 0xFFFF | moved << 16 if t % 2 else (pair >> 16) << 16 | moved & 0xFFFF)
 
 
-@_inner
+@inner
 def _random(state, bits):
     """Random bits from an LFSR's state, int64."""
     return state >> (16 - bits) if bits <= 16 else state << (bits - 16)
 
 
-@_inner
+@inner
 def _sort_samples(m, count):
     """`order`: the samples in the order of their shifts."""
     for i in range(count):
@@ -752,7 +621,7 @@ def _sort_samples(m, count):
         m.order[at] = i
 
 
-@_inner
+@inner
 def _collect(layer, m, total, left):
     """Adds `G·2^left` to a total of 64 bits, which is made if there is none; returns it."""
     size = layer.panels * layer.tap_rows * PANEL
@@ -763,7 +632,7 @@ def _collect(layer, m, total, left):
     return total
 
 
-@_inner
+@inner
 def _update(layer, machine, m, count, counters):
     """Updates a layer from the inputs, gains, signals and shifts of `count` samples, and counts the steps."""
     _sort_samples(m, count)
@@ -778,24 +647,25 @@ def _update(layer, machine, m, count, counters):
         while last < count and m.left[m.order[last]] - lowest <= SPREAD:
             sample = m.order[last]
             extra = m.left[sample] - lowest
-            for i in range(sample * signals, (sample + 1) * signals):
+            start = layer.delta_base + sample * signals
+            for i in range(start, start + signals):
                 m.delta[i] = -m.delta[i] << extra
             last += 1
-        extra = m.left[m.order[last - 1]] - lowest
         for row in range(first * layer.positions, last * layer.positions, layer.rows):
             rows = min(layer.rows, last * layer.positions - row)
-            if filled > 0 and (left != lowest or filled + (rows << extra) > ROOM):
+            size = _pair_signals(layer, m, row, rows, lowest + layer.in_frac)
+            if filled > 0 and (left != lowest or filled + size > machine.room):
                 total = _collect(layer, m, total, left)
                 filled = 0
             again = machine.waits != 0 or count > 1 or layer.positions > layer.rows
-            _gradient(layer, m, row, rows, again, filled > 0, lowest + layer.in_frac)
-            filled += rows << extra
+            _gradient(layer, m, row, rows, again, filled > 0)
+            filled += size
             left = lowest
         first = last
     bits = machine.fraction_bits
     down = bits - left
     if total.size == 0 and 1 <= down <= 24:
-        _move(layer, machine, m, counters[0], down, (filled * GRADIENT + (1 << down)) >> down < 1 << 15)
+        _move(layer, machine, m, counters[0], down, (filled * 128 + (1 << down)) >> down < 1 << 15)
     else:
         _move_wide(layer, machine, m, counters[0], _collect(layer, m, total, left))
     counters[0] += layer.row_tiles * layer.col_tiles
@@ -810,14 +680,14 @@ def _update(layer, machine, m, count, counters):
 # The walk over the layers.
 
 
-@_inner
+@inner
 def _left(layer, machine, k):
     """By how much a signal is shifted: the rate."""
     coarse = layer.coarse
     return coarse + min(max(machine.fraction_bits - layer.rate_shift - k - coarse, 0), layer.left_max)
 
 
-@_inner
+@inner
 def _batch(samples, labels, layers, machine, m, counters, predictions):
     """One batch; without an update if the labels are none. Writes `predictions`."""
     count, last = samples.shape[0], layers.shape[0] - 1
@@ -839,27 +709,42 @@ def _batch(samples, labels, layers, machine, m, counters, predictions):
             if layer.is_output:
                 predictions[s] = score.argmax()
                 if trains:
-                    _output_signal(layer, m, s, labels[s], score)
+                    _output_signal(layer, machine, m, s, labels[s], score)
                     m.left[s] = _left(layer, machine, 0)
                 continue
             if trains or layer.pool == 2:
                 _form_latents(layer, m, s)
             _hand_on(layer, m, s, layer.next_start + s * layers[number + 1].map_size)
+            if labelled and layer.train != 0 and machine.transposes != 0 and layer.pool == 1:
+                choose(layer, m, s)
             if trains:
                 m.left[s] = _left(layer, machine, _own_signal(layer, machine, m, s, labels[s], score))
-        if trains:
+        if trains and not waits:
             _update(layer, machine, m, count, counters)
     if labelled and waits:
-        for number in range(last - 1, -1, -1):
-            layer = layers[number]
-            if layer.train != 0:
-                for s in range(count):
-                    _fed_back(layer, machine, m, s)
-                    m.left[s] = _left(layer, machine, 0)
-                _update(layer, machine, m, count, counters)
+        _learn_back(layers, machine, m, count, counters)
 
 
-@_inner
+@inner
+def _learn_back(layers, machine, m, count, counters):
+    """Updates the layers, the last first, that waited for the output layer's error."""
+    last = layers.shape[0] - 1
+    for number in range(last, -1, -1):
+        layer = layers[number]
+        if layer.train == 0:
+            return
+        for s in range(count):
+            if number < last and machine.transposes == 0:
+                _fed_back(layer, machine, m, s)
+            m.left[s] = _left(layer, machine, 0)
+        if number > 0 and machine.transposes != 0 and layers[number - 1].train != 0:
+            turn_weights(layer, m)
+            for s in range(count):
+                send_back(layer, layers[number - 1], m, s)
+        _update(layer, machine, m, count, counters)
+
+
+@inner
 def _spread_input(layer, m, samples):
     """Writes samples inside the border of the first layer's map."""
     row = layer.input_width * layer.channels_in
@@ -871,12 +756,27 @@ def _spread_input(layer, m, samples):
                 m.maps[target + i] = samples[s, y * row + i]
 
 
-@_compiled
-def _run(samples, labels, layers, machine, memory, counters, batch, predictions):
-    """Batch after batch."""
-    for first in range(0, samples.shape[0], batch):
-        part = slice(first, first + batch)
-        _batch(samples[part], labels[part], layers, machine[0], memory, counters, predictions[part])
+def _kept(sources: int) -> Callable[..., Any]:
+    """`_run`, for a checksum of the sources that it calls.
+
+    What is kept of it on the disk is of no use when these have changed: numba looks at a function's own file, and at
+    what it closes over.
+    """
+
+    @_compiled
+    def run(samples, labels, layers, machine, memory, counters, batch, predictions):
+        """Batch after batch."""
+        assert sources >= 0
+        for first in range(0, samples.shape[0], batch):
+            part = slice(first, first + batch)
+            _batch(samples[part], labels[part], layers, machine[0], memory, counters, predictions[part])
+
+    return run
+
+
+CALLED = (fast, vectors, windowed_fast_back, lfsr)
+"""The modules whose functions, or constants, are in the compiled code."""
+_run = _kept(crc32(b"".join(Path(str(module.__file__)).read_bytes() for module in CALLED)))
 
 
 class FastWindowedModel(StatefulModel):
@@ -980,12 +880,15 @@ class FastWindowedModel(StatefulModel):
         self._machine["fraction_bits"] = machine.fraction_bits
         self._machine["lfsr_stride"] = offset(machine, 1)
         self._machine["basis_fraction"] = self.basis.fraction_bits
-        self._machine["scores"], self._machine["waits"] = machine.learning.scores, machine.learning.waits
+        self._machine["room"] = ROOM
+        for name in ("scores", "waits", "transposes"):
+            self._machine[name] = getattr(machine.learning, name)
         table = {name: self._layers[name] for name in LAYER.names or ()}
         padded, classes = table["padded"], self.network.classes
         patches = np.zeros(_room((table["rows"] + 4) * table["pairs"]), dtype=np.int32)
         wide = np.where(table["pairs"] > BLOCK, table["rows"] * padded, 0).max()
         latents = int((table["windows"] * padded).max())
+        signals = samples * latents
         self._memory = _Memory(
             weights=np.zeros(int((table["panels"] * table["pairs"] * PANEL).sum()), dtype=np.int32),
             biases=np.zeros(int(padded.sum()), dtype=np.int16),
@@ -993,7 +896,7 @@ class FastWindowedModel(StatefulModel):
             small=np.array([EXP, RCP8, RCP9], dtype=np.int64),
             sequence=np.resize(SEQUENCE, 2 * PERIOD),
             walks=np.concatenate([_walk(layer, machine) for layer in self._layers]),
-            windows=np.concatenate([g.window_of for g in geometries]).astype(np.int32),
+            windows=np.concatenate([_window_of(g, machine) for g in geometries]).astype(np.int32),
             maps=np.zeros(int(samples * table["map_size"].sum()) + PANEL, dtype=np.int16),
             patches=patches.view(np.int16),
             patch_pairs=patches,
@@ -1004,7 +907,7 @@ class FastWindowedModel(StatefulModel):
             gain=np.zeros(_room(table["gain_base"] + samples * table["positions"] * padded), dtype=np.int16),
             sums=np.zeros(latents, dtype=np.int32),
             latents=np.zeros(latents, dtype=np.int16),
-            delta=np.zeros(samples * latents, dtype=np.int16),
+            delta=np.zeros(signals * (1 + machine.learning.transposes), dtype=np.int16),
             left=np.zeros(samples, dtype=np.int64),
             order=np.zeros(samples, dtype=np.int64),
             gain_at=np.zeros(_room(table["rows"]), dtype=np.int64),
@@ -1018,12 +921,13 @@ class FastWindowedModel(StatefulModel):
             errors=np.zeros((samples, classes), dtype=np.int64),
             back=np.zeros(latents, dtype=np.int32),
             positive=np.zeros(latents, dtype=np.bool_),
+            way=room_for_way_back(self._layers[1:] if machine.learning.transposes else self._layers[:0]),
         )
 
     def _table(self, layer: WindowedLayer) -> np.ndarray:
-        """A hidden layer's basis as int16, flat `(K, windows, padded channels)`; nothing of an output layer's."""
+        """A hidden layer's basis as int16, flat `(K, windows, padded channels)`; nothing where none is read."""
         g = layer.geometry
-        if layer.is_output:
+        if layer.is_output or not self.machine.learning.basis:
             return np.zeros(0, dtype=np.int16)
         table = np.zeros((self.network.classes, g.windows, _padded(g.channels)), dtype=np.int16)
         basis = self.basis.table(g.latents).reshape(self.network.classes, g.channels, g.windows)
@@ -1046,6 +950,16 @@ def _bases(sizes: Iterable[int]) -> list[int]:
     return list(accumulate(sizes, initial=0))[:-1]
 
 
+def _window_of(geometry: LayerGeometry, machine: Machine) -> np.ndarray:
+    """Each position's window, `(positions,)`; of one that max-pooling drops, any."""
+    windows = windows_of(geometry, machine)
+    y, x = (
+        np.minimum(np.arange(length) // size, count - 1)
+        for length, size, count in zip(geometry.output[:2], windows.size, windows.grid, strict=True)
+    )
+    return (y[:, None] * windows.grid[1] + x).ravel()
+
+
 def _walk(layer: np.ndarray, machine: Machine) -> np.ndarray:
     """Of the steps after the state 1 that lead to a weight's LFSR, those that follow from its channel, int32
     `(padded channels,)`.
@@ -1065,7 +979,9 @@ def _layer_table(layers: Sequence[WindowedLayer], machine: Machine, samples: int
         height, width, channels_in = g.input
         row_size = (width + 2 * g.padding) * channels_in
         padded, pairs = _padded(g.channels), -(-g.taps // 2)
-        near = ROWS_MAX if g.depthwise else min(ROWS_MAX, max(64, PATCH_CODES // g.taps))
+        most = BACK_ROWS_MAX if machine.learning.transposes else ROWS_MAX
+        near = most if g.depthwise else min(most, max(64, PATCH_CODES // g.taps))
+        windows = windows_of(g, machine)
         rows.append(
             dict(
                 row_size=row_size,
@@ -1083,9 +999,9 @@ def _layer_table(layers: Sequence[WindowedLayer], machine: Machine, samples: int
                 channels=g.channels,
                 padded=padded,
                 positions=g.positions,
-                grid_height=g.grid[0],
-                grid_width=g.grid[1],
-                windows=g.windows,
+                grid_height=windows.grid[0],
+                grid_width=windows.grid[1],
+                windows=windows.count,
                 pool=POOLS.index(g.pool),
                 taps=g.taps,
                 pairs=pairs,
@@ -1117,6 +1033,10 @@ def _layer_table(layers: Sequence[WindowedLayer], machine: Machine, samples: int
         table["gain_base"] = _bases(samples * table["positions"] * table["padded"])
     table["weight_base"] = _bases(table["panels"] * table["pairs"] * PANEL)
     table["channel_base"] = _bases(table["padded"])
+    if machine.learning.transposes:
+        # A layer's and the one's before it.
+        signals = samples * int((table["windows"] * table["padded"]).max())
+        table["delta_base"] = np.arange(len(table)) % 2 * signals
     sizes = table["windows"] * table["padded"] * layers[-1].geometry.channels
     table["table_base"] = _bases(np.where(table["is_output"], 0, sizes))
     for row, after, layer, reader in zip(table, table[1:], layers, layers[1:], strict=False):

@@ -168,7 +168,8 @@ def describe(core: Core, network: Network, text: str) -> dict[str, object]:
                "activation_addr_bits", *kind.bias_bits,
                *(("slope_addr_bits", "signal_addr_bits") if machine.windowed and rule.learns else ()),
                "row_bits", "col_bits", "neuron_bits", "layer_bits",
-               *(("back_sum_bits",) if rule.transposes else ()))  # fmt: skip
+               *(("back_sum_bits",) if rule.transposes else ()),
+               *(("index_addr_bits",) if rule.transposes and machine.windowed else ()))  # fmt: skip
     left_out = ("device",) if machine.windowed else ("device", *WINDOWED_KEYS)
     ports = [
         _port(kind, "__".join(map(str, path)), member.flow == In, value)
@@ -299,10 +300,16 @@ def _formats(network: Network, machine: Machine) -> dict[str, object]:
     """Of what differs between the kinds: activations, weights, biases."""
     weight = str(WEIGHT_FORMAT)
     if machine.windowed:
-        layers = [
+        layers: list[dict[str, object]] = [
             {"input": str(_act_format(layer.in_frac)), "activation": str(_act_format(layer.act_frac))}
             for layer in network.geometry
         ]
+        if machine.learning.transposes:
+            # A latent's signal is shared by its pixels; in front of it signals have so many bits more below the point.
+            frac = BACK_FRAC
+            for layer, formats in zip(reversed(network.geometry), reversed(layers), strict=True):
+                formats["delta_fraction_bits"] = frac
+                frac += layer.area_log2 if layer.pool == "latent" else 0
         return {"layers": layers, "weight": weight, "bias": weight}
     return {
         "activation": str(ACTIVATION_FORMAT),
@@ -329,10 +336,12 @@ def _signal_formats(machine: Machine) -> dict[str, str]:
         return {}
     bits = machine.signal_bits
     hidden_frac, output_frac = (BACK_FRAC, BACK_FRAC) if rule.transposes else (6, 7)
+    # With convolutions each layer has its own.
+    hidden = {"delta_hidden": str(QFormat(bits - hidden_frac, hidden_frac))}
     return {
         **({"hidden_score": str(QFormat(SCORE_BITS, 0))} if rule.scores else {}),
         "error": str(QFormat(ERROR_BITS - ERROR_FRAC, ERROR_FRAC)),
-        "delta_hidden": str(QFormat(bits - hidden_frac, hidden_frac)),
+        **({} if machine.windowed and rule.transposes else hidden),
         "delta_output": str(QFormat(bits - output_frac, output_frac)),
     }
 

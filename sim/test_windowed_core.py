@@ -10,7 +10,16 @@ import pytest
 from golden.checkpoint import weights_sha256
 from golden.fixed import StepResult
 from golden.windowed import WindowedModel
-from sim.benches.networks import NARROW, RULE_DESIGNS, conv, network, random_network, windowed_machine
+from sim.benches.networks import (
+    BACK_DESIGNS,
+    NARROW,
+    RULE_DESIGNS,
+    back_networks,
+    conv,
+    network,
+    random_network,
+    windowed_machine,
+)
 from sim.benches.streams import PATTERNS
 from sim.rtl.backend import RtlBackend
 from sim.runner import Design, run_bench, seed
@@ -202,8 +211,16 @@ def test_digits_pipelined():
 
 
 def on_basis(rule: str, *names: str) -> list[Network]:
-    """Networks with the basis that the rule's design has."""
-    return [replace(NAMED[name], basis=RULE_DESIGNS[rule][2]) for name in names]
+    """Networks with the basis that the rule's design has; those of backpropagation are its own."""
+    machine, classes, basis = RULE_DESIGNS[rule]
+    if machine.learning.transposes:
+        found = back_networks(machine.rows, classes)
+        return [found[BACK_INSTEAD.get(name, name)] for name in names]
+    return [replace(NAMED[name], basis=basis) for name in names]
+
+
+BACK_INSTEAD = {"three convolutions": "max behind max", "batch 4": "depthwise, stride 2"}
+"""Of networks whose kernels it cannot read."""
 
 
 @pytest.mark.parametrize("rule", RULE_DESIGNS)
@@ -213,7 +230,7 @@ def test_rule_trains(rule):
     run("trains", machine, *on_basis(rule, *names), batches=4, weight_scale=9000, lowest=True, stalls="random")
 
 
-@pytest.mark.parametrize("rule", ["drtp", "dfa"])
+@pytest.mark.parametrize("rule", ["drtp", "dfa", "bp"])
 def test_rule_frozen(rule):
     machine, *_ = RULE_DESIGNS[rule]
     run("trains", machine, *on_basis(rule, "three convolutions", "fully connected"), batches=4, train_hidden=False)
@@ -247,6 +264,7 @@ RULE_NETWORKS = (
 BACKEND_DESIGNS = [
     *[(TWO, 3, "square"), (NARROW, 4, "walsh"), (FOUR, 10, "sine"), (COARSE, 2, "sine")],
     *RULE_DESIGNS.values(),
+    *BACK_DESIGNS,
 ]
 
 
@@ -255,7 +273,9 @@ def test_backend_equals_the_model(design):
     """Scores, predictions and weights of networks over several batches; weights are wide in every other one."""
     machine, classes, basis = design
     rng = np.random.default_rng([seed(), machine.pes, machine.fraction_bits])
-    named = [replace(NAMED[name], basis=basis) for name in RULE_NETWORKS if machine.rule != "lls"]
+    named = [replace(NAMED[name], basis=basis) for name in RULE_NETWORKS if machine.rule not in ("lls", "bp")]
+    if machine.rule == "bp":
+        named = list(back_networks(machine.rows, classes).values())
     drawn = (random_network(rng, machine, classes, basis) for _ in range(12))
     for number, net in enumerate(chain(named, drawn)):
         golden = WindowedModel(net, machine, number, train_hidden=number != 3)

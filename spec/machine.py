@@ -53,13 +53,13 @@ ACTIVATION_FORMAT = QFormat(ACT_BITS - ACT_FRAC, ACT_FRAC)
 INPUT_FORMAT = QFormat(ACT_BITS - INPUT_FRAC, INPUT_FRAC)
 
 _FAMILIES = {"ecp5": ("25k", "45k", "85k"), "ice40": ("up5k",)}
-WINDOWED_KEYS = ("max_batch", "max_side", "slope_depth", "signal_depth")
+WINDOWED_KEYS = ("max_batch", "max_side", "slope_depth", "signal_depth", "index_depth")
 """Keys that only machines with ``gradient_bits`` have."""
-DEPTHS = ("activation_depth", "slope_depth", "signal_depth")
+DEPTHS = ("activation_depth", "slope_depth", "signal_depth", "index_depth")
 """Keys of memories that rules need of different sizes."""
 # |weight * activation| <= 2^15 * 2^7, reached by the two most negative codes.
 _PRODUCT_LOG2 = WEIGHT_BITS - 1 + ACT_BITS - 1
-_BACK_PRODUCT_LOG2 = WEIGHT_BITS - 1 + BACK_BITS - 1
+_LARGEST_KERNEL = 5 * 5
 
 
 @dataclass(frozen=True)
@@ -103,9 +103,9 @@ class Machine:
 
     With ``gradient_bits`` (``docs/convolutions.md``, section 6): ``max_batch`` samples of a batch,
     ``max_side`` the largest height or width of a map, ``slope_depth`` words of ``cols`` slope bits,
-    ``signal_depth`` words (a shifted signal) in each of ``cols`` banks; ``bias_depth`` is in ``cols``
-    banks then, ``max_neurons`` counts a layer's latents and ``max_fan_in`` its taps or the channels
-    that it reads, whichever are more. Without it these four must be left out.
+    ``signal_depth`` words (a signal) in each of ``cols`` banks, ``index_depth`` (of use to ``bp``) words of ``cols``
+    indices of 2 bits; ``bias_depth`` is in ``cols`` banks then, ``max_neurons`` counts a layer's latents and
+    ``max_fan_in`` its taps or the channels that it reads, whichever are more. Without it these five must be left out.
 
     ``rules``: pairs of a rule and what it has of :data:`DEPTHS`, as pairs, for :meth:`built_for`.
     """
@@ -128,6 +128,7 @@ class Machine:
     max_side: int = 32
     slope_depth: int = 1024
     signal_depth: int = 64
+    index_depth: int = 1
     rule: str = "lls"
     rules: tuple[tuple[str, tuple[tuple[str, int], ...]], ...] = ()
 
@@ -154,7 +155,8 @@ class Machine:
         if 0 < self.gradient_bits < 24:
             raise SpecError("gradient_bits", "must be 0, or 24 to 64", self.gradient_bits)
         if self.windowed and self.learning.transposes:
-            raise SpecError("rule", "must be another with gradient_bits: it is not built there yet", self.rule)
+            # Its lane also takes 8-fold signals to the PEs, on their way back.
+            check_int("delta_bits", self.delta_bits, self.back_bits, 18)
         # The random bits are the top bits of a 16-bit LFSR. Sums of gradients are finer: zeros
         # follow its bits.
         check_int("fraction_bits", self.fraction_bits, 1, 24 if self.gradient_bits else 16)
@@ -164,6 +166,7 @@ class Machine:
         check_int("max_side", self.max_side, 1, 255)
         check_int("slope_depth", self.slope_depth, 1, 1 << 20)
         check_int("signal_depth", self.signal_depth, 1, 1 << 16)
+        check_int("index_depth", self.index_depth, 1, 1 << 20)
         if not self.windowed:
             defaults = {field.name: field.default for field in fields(self)}
             for key in WINDOWED_KEYS:
@@ -251,15 +254,26 @@ class Machine:
         """
         rule = self.learning
         forward = self.rows << _PRODUCT_LOG2
-        back = self.cols << _BACK_PRODUCT_LOG2 if rule.transposes else 0
+        back = self.cols << self._back_product_log2 if rule.transposes else 0
         word = 1 << (WEIGHT_BITS - 1 + self.random_bits)
         update = word + (self.max_delta << (ACT_BITS - 1)) if rule.learns else word + 1
         return max(signed_bits(max(forward, back, update)), self.gradient_bits * rule.learns)
 
     @property
     def back_sum_bits(self) -> int:
-        """A sum at a row's end on the way back: ``max_neurons`` products of at most 2^26."""
-        return signed_bits(self.max_neurons << _BACK_PRODUCT_LOG2)
+        """A sum at a row's end on the way back: ``max_neurons`` products, with convolutions those of each tap."""
+        products = self.max_neurons * (_LARGEST_KERNEL if self.windowed else 1)
+        return signed_bits(products << self._back_product_log2)
+
+    @property
+    def back_bits(self) -> int:
+        """A signal on its way back: with convolutions the slope's 1 and 1/8 are 8 and 1."""
+        return BACK_BITS + 3 * self.windowed
+
+    @property
+    def _back_product_log2(self) -> int:
+        """The largest product of a weight and a signal on its way back."""
+        return WEIGHT_BITS - 1 + self.back_bits - 1
 
     @property
     def acc_bits(self) -> int:
@@ -324,6 +338,11 @@ class Machine:
     def signal_addr_bits(self) -> int:
         """Address bits of a bank of shifted signals; 0 for a single word."""
         return (self.signal_depth - 1).bit_length()
+
+    @property
+    def index_addr_bits(self) -> int:
+        """Address bits of the memory of max-pooling's indices; 0 for a single word."""
+        return (self.index_depth - 1).bit_length()
 
     @property
     def sample_bits(self) -> int:

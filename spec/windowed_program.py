@@ -16,14 +16,16 @@ from spec.geometry import LayerGeometry
 from spec.machine import INPUT_FRAC, Machine
 from spec.network import Network
 from spec.program import Descriptor, Field, Fit, LayerDescriptor, check_kind, map_bases
-from spec.windowed import WindowedLayer, windowed_layers
+from spec.windowed import WindowedLayer, Windows, windowed_layers, windows_of
 
 __all__ = [
+    "BACK_FIELDS",
     "MAX_WINDOW",
     "WAITING_FIELDS",
     "WINDOWED_FIELDS",
     "WINDOWED_STRIDE",
     "WINDOWED_WORDS",
+    "BackDescriptor",
     "WaitingDescriptor",
     "WindowedDescriptor",
     "WindowedProgram",
@@ -95,6 +97,18 @@ WAITING_FIELDS: dict[str, Field] = {
     "trains_below": Field(16, 20, 1),
 }
 """Further fields of a descriptor, of a machine whose rule ``waits``."""
+
+BACK_FIELDS: dict[str, Field] = {
+    "index_base": Field(17, 0, 20),
+    "grid_width": Field(17, 20, 8),
+    "signal_base": Field(18, 0, 16),
+    "below_base": Field(18, 16, 16),
+    "below_windows": Field(19, 0, 16),
+    "below_channels": Field(19, 16, 16),
+    "below_stride": Field(20, 0, 17),
+    "row_tiles": Field(21, 0, 16),
+}
+"""Further fields of a descriptor, of a machine that backpropagates."""
 
 
 @dataclass(frozen=True)
@@ -179,14 +193,41 @@ class WaitingDescriptor(WindowedDescriptor):
     trains_below: int
 
 
-for _kind in (WindowedDescriptor, WaitingDescriptor):
+@dataclass(frozen=True)
+class BackDescriptor(WaitingDescriptor):
+    """That of backpropagation: ``docs/rules.md``, section 6.
+
+    The layer's indices begin at word ``index_base``, its signals at ``signal_base``; ``grid_width`` windows are a row
+    of them. The map that it reads was made by the layer below it, of ``below_channels`` channels and
+    ``below_windows`` windows, whose signals begin at ``below_base``, a sample's ``below_stride`` words apart; all 0
+    in the first layer. ``row_tiles``: of the channels read.
+    """
+
+    fields = WaitingDescriptor.fields | BACK_FIELDS
+
+    index_base: int
+    grid_width: int
+    signal_base: int
+    below_base: int
+    below_windows: int
+    below_channels: int
+    below_stride: int
+    row_tiles: int
+
+
+for _kind in (WindowedDescriptor, WaitingDescriptor, BackDescriptor):
     assert tuple(_kind.fields) == tuple(field.name for field in fields(_kind))
 
 
 def descriptor_kind(machine: Machine) -> type[Descriptor]:
     """The descriptors that a machine reads."""
-    if not machine.windowed:
-        return LayerDescriptor
+    return _kind_of(machine) if machine.windowed else LayerDescriptor
+
+
+def _kind_of(machine: Machine) -> type[WindowedDescriptor]:
+    """Those of a machine with ``gradient_bits``."""
+    if machine.learning.transposes:
+        return BackDescriptor
     return WaitingDescriptor if machine.learning.waits else WindowedDescriptor
 
 
@@ -217,10 +258,10 @@ def position_interval(layer: LayerGeometry, machine: Machine, is_output: bool) -
     """
     if not (machine.learning.latents or layer.pool == "latent" or is_output):
         return layout.steps(layer, machine.rows)
-    height, width, _ = layer.output
-    (wh, ww), (gh, gw) = layer.window, layer.grid
+    windows = windows_of(layer, machine)
+    (wh, ww), (gh, gw) = windows.size, windows.grid
     # The map's edge cuts the last window of each axis.
-    smallest = (height - (gh - 1) * wh) * (width - (gw - 1) * ww)
+    smallest = (windows.height - (gh - 1) * wh) * (windows.width - (gw - 1) * ww)
     return max(layout.steps(layer, machine.rows), -(-machine.cols // smallest))
 
 
@@ -234,6 +275,7 @@ def compile_windowed(network: Network, machine: Machine, train_hidden: bool = Tr
     check_kind(network, machine)
     rows, cols, batch, geometry = machine.rows, machine.cols, network.recipe.batch, network.geometry
     tiles = [-(-layer.channels // cols) for layer in geometry]
+    windows = [windows_of(layer, machine) for layer in geometry]
     input_words, slots = layout.words(geometry[0], rows), 2 * batch
     rule = machine.learning
     maps = [layout.words(layer, rows) for layer in geometry[1:]]
@@ -256,14 +298,21 @@ def compile_windowed(network: Network, machine: Machine, train_hidden: bool = Tr
     kept = "all hidden" if rule.waits else "two"
     what = f"words a bank: {slots} inputs and {kept} layers' maps, each of {batch} samples"
     fit.need("activation_depth", map_words, what)
-    slopes = [batch * count * layer.positions for layer, count in zip(geometry, tiles, strict=True)]
-    slope_bases = [sum(slopes[:number]) * rule.waits for number in range(len(slopes))]
+    slopes = [batch * count * _slope_words(layer, machine) for count, layer in zip(tiles, geometry, strict=True)]
+    signals = [batch * count * found.count for count, found in zip(tiles, windows, strict=True)]
+    indices = [size * (layer.pool == "max") for size, layer in zip(signals, geometry, strict=True)]
+    slope_bases, slope_words = map_bases(slopes, 0, kept=True)
+    index_bases, index_words = map_bases(indices, 0, kept=True)
+    signal_bases, signal_words = map_bases(signals, 0, kept=False)
     if rule.learns:
-        words = sum(slopes) if rule.waits else max(slopes)
+        words = slope_words if rule.waits else max(slopes)
         kept = "all layers" if rule.waits else "a layer"
         fit.need("slope_depth", words, f"positions times column tiles of {kept} and batch")
-        signals = (count * layer.windows for layer, count in zip(geometry, tiles, strict=True))
-        fit.need("signal_depth", batch * max(signals), "windows times column tiles of a layer and batch")
+        words = signal_words if rule.transposes else max(signals)
+        kept = "two layers" if rule.transposes else "a layer"
+        fit.need("signal_depth", words, f"windows times column tiles of {kept} and batch")
+    if rule.transposes:
+        fit.need("index_depth", index_words, "2x2 blocks times column tiles of all layers and batch")
     scored = len(geometry) if rule.scores else 1
     beats = batch * (scored * network.classes + 1)
     what = "beats of a batch's results: every layer's class scores and the summary of each sample"
@@ -271,7 +320,7 @@ def compile_windowed(network: Network, machine: Machine, train_hidden: bool = Tr
     if network.features > _MAX_COUNT:
         fit.problem(f"a sample has {network.features} elements, {_MAX_COUNT} at most")
     for number, layer in enumerate(geometry):
-        _check_layer(fit, number, layer, rows)
+        _check_layer(fit, number, layer, machine)
     layers: Sequence[WindowedLayer] = ()
     try:
         layers = windowed_layers(network, machine, train_hidden)
@@ -292,13 +341,24 @@ def compile_windowed(network: Network, machine: Machine, train_hidden: bool = Tr
                 a_pitch=layout.written_pitch(shape, following, rows),
                 next_channels=shape[2],
             )
-        waiting = {}
+        own = {}
         if rule.waits:
-            waiting = dict(slope_base=slope_bases[number], trains_below=int(train_hidden and number > 0))
+            own = dict(slope_base=slope_bases[number], trains_below=int(train_hidden and number > 0))
+        if rule.transposes:
+            own |= dict(
+                index_base=index_bases[number],
+                grid_width=windows[number].grid[1],
+                signal_base=signal_bases[number],
+                below_base=signal_bases[number - 1] if number else 0,
+                below_windows=windows[number - 1].count if number else 0,
+                below_channels=geometry[number - 1].channels if number else 0,
+                below_stride=tiles[number - 1] * windows[number - 1].count if number else 0,
+                row_tiles=tiles[number] if layer.geometry.depthwise else -(-layer.geometry.input[2] // rows),
+            )
         descriptors.append(
-            (WaitingDescriptor if rule.waits else WindowedDescriptor)(
+            _kind_of(machine)(
                 **_geometry_fields(layer.geometry, machine, layer.is_output),
-                **waiting,
+                **own,
                 **output,
                 x_base=x_base,
                 x_stride=x_stride,
@@ -328,9 +388,20 @@ def compile_windowed(network: Network, machine: Machine, train_hidden: bool = Tr
     )
 
 
-def _check_layer(fit: Fit, number: int, layer: LayerGeometry, rows: int) -> None:
+def _slope_words(layer: LayerGeometry, machine: Machine) -> int:
+    """Words of slope bits of a sample and column tile: of a block's largest pixel, where that alone has a signal."""
+    windows = windows_of(layer, machine)
+    return windows.count if machine.learning.transposes and layer.pool == "max" else windows.positions
+
+
+def _check_layer(fit: Fit, number: int, layer: LayerGeometry, machine: Machine) -> None:
     """What no machine's parameter bounds but the widths of the datapath do."""
-    height, width = _window(layer)
+    rows = machine.rows
+    height, width = _window(windows_of(layer, machine))
+    aligned = layer.depthwise or layer.kernel == (1, 1) or layer.input[2] % rows == 0
+    if machine.learning.transposes and number and not aligned:
+        text = f"layers[{number}] reads {layer.input[2]} channels, which under bp must be a multiple of rows, {rows}"
+        fit.problem(f"{text}: {-(-layer.input[2] // rows) * rows} in the layer before would fit")
     if height * width > MAX_WINDOW:
         text = f"layers[{number}] has windows of {height}x{width} positions, {MAX_WINDOW} at most"
         fit.problem(f"{text}: a latent grid of more windows would fit")
@@ -345,12 +416,12 @@ def _check_layer(fit: Fit, number: int, layer: LayerGeometry, rows: int) -> None
         )
 
 
-def _window(layer: LayerGeometry) -> tuple[int, int]:
+def _window(windows: Windows) -> tuple[int, int]:
     """Height and width of the largest window: a whole one, unless the map is smaller.
 
     So they never exceed the map's sides, and the walk is the same, as the map's edge ends every window.
     """
-    return min(layer.window[0], layer.output[0]), min(layer.window[1], layer.output[1])
+    return min(windows.size[0], windows.height), min(windows.size[1], windows.width)
 
 
 def _geometry_fields(layer: LayerGeometry, machine: Machine, is_output: bool) -> dict[str, int]:
@@ -358,7 +429,8 @@ def _geometry_fields(layer: LayerGeometry, machine: Machine, is_output: bool) ->
     rows, cols = machine.rows, machine.cols
     tiles = -(-layer.channels // cols)
     step, rewind = layout.step_digits(layer, rows), layout.rewind_digits(layer, rows)
-    window_height, window_width = _window(layer)
+    windows = windows_of(layer, machine)
+    window_height, window_width = _window(windows)
 
     def modulo(name: str, value: int) -> int:
         return value % (1 << WINDOWED_FIELDS[name].width)
@@ -380,22 +452,23 @@ def _geometry_fields(layer: LayerGeometry, machine: Machine, is_output: bool) ->
         rewind_ky=modulo("rewind_ky", rewind.ky),
         rewind_kx=rewind.kx,
         rewind_ci=rewind.ci,
-        height=layer.output[0],
-        width=layer.output[1],
+        height=windows.height,
+        width=windows.width,
         window_height=window_height,
         window_width=window_width,
         max_pool=int(layer.pool == "max"),
         pool_latent=int(layer.pool == "latent"),
-        positions=layer.positions,
-        windows=layer.windows,
-        latents=layer.latents,
+        positions=windows.positions,
+        windows=windows.count,
+        # Of use to rules with a signal a latent; a map's pixels may be more than the field holds.
+        latents=0 if machine.learning.transposes else windows.count * layer.channels,
         channels=layer.channels,
         col_tiles=tiles,
         steps=layout.steps(layer, rows),
         interval=position_interval(layer, machine, is_output),
         last_channels=layer.channels - (tiles - 1) * cols,
-        slope_stride=tiles * layer.positions,
-        signal_stride=tiles * layer.windows,
+        slope_stride=tiles * _slope_words(layer, machine),
+        signal_stride=tiles * windows.count,
         latent_shift=layer.latent_shift,
         in_frac=layer.in_frac,
     )

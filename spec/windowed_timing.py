@@ -6,12 +6,15 @@ simulator both refer to the constants here, so neither can drift alone.
 
 from __future__ import annotations
 
+from collections import Counter
+
 from spec.machine import Machine
 from spec.timing import ARGMAX_TAIL, PLAIN_ARGMAX_TAIL
-from spec.windowed_program import WindowedDescriptor, descriptor_kind
+from spec.windowed_program import BackDescriptor, WindowedDescriptor, descriptor_kind
 
 __all__ = [
     "ARGMAX_TAIL",
+    "BACK_TAIL",
     "FEEDBACK_TAIL",
     "FINISH_CYCLES",
     "FORWARD_TAIL",
@@ -21,6 +24,7 @@ __all__ = [
     "SETUP_TAIL",
     "SIGNAL_TAIL",
     "UPDATE_TAIL",
+    "back_cycles",
     "finish_cycles",
     "forward_cycles",
     "setup_cycles",
@@ -41,6 +45,8 @@ LABEL_TAIL = 4
 """``signal`` of a hidden layer under ``drtp`` beyond the walk over the latents."""
 FEEDBACK_TAIL = 11
 """``signal`` of a hidden layer under ``dfa`` beyond the walks over the sample's errors and the latents."""
+BACK_TAIL = 13
+"""The way back through a layer (``bp``) beyond its steps, of a batch: what they made is on its way when it ends."""
 UPDATE_TAIL = 9
 """``update`` beyond the last position's way through the array: taps, memory, and the last PE has to write."""
 FINISH_CYCLES = 1
@@ -62,7 +68,8 @@ def forward_cycles(descriptor: WindowedDescriptor, machine: Machine) -> int:
 def signal_cycles(descriptor: WindowedDescriptor, machine: Machine, classes: int, trains: bool) -> int:
     """Cycles of ``signal``, a layer and sample; ``trains``: the sample has a label.
 
-    A frozen layer has none, nor has a hidden layer without a label.
+    A frozen layer has none, nor has a hidden layer without a label, or one under ``bp``, for which see
+    :func:`back_cycles`.
     """
     rule = machine.learning
     if not (trains and descriptor.train):
@@ -72,7 +79,36 @@ def signal_cycles(descriptor: WindowedDescriptor, machine: Machine, classes: int
         return 3 * classes + descriptor.latents + SIGNAL_TAIL
     if descriptor.is_output:
         return 3 * classes + PLAIN_SIGNAL_TAIL
+    if rule.transposes:
+        return 0
     return descriptor.latents + (classes + FEEDBACK_TAIL if rule.waits else LABEL_TAIL)
+
+
+def back_cycles(descriptor: BackDescriptor, machine: Machine, batch: int) -> int:
+    """Cycles of the way back through a layer, once for a batch of ``batch`` labelled samples: part of its ``signal``.
+
+    Of every position that the layer reads, and of its row tiles, the rows' sums leave one a cycle.
+    """
+    if not descriptor.trains_below:
+        return 0
+    deep = 1 if descriptor.depthwise else descriptor.col_tiles
+    down, across = (
+        Counter(_met(place + descriptor.padding, kernel, descriptor.stride) for place in range(side))
+        for side, kernel in (
+            (descriptor.input_height, descriptor.kernel_height), (descriptor.input_width, descriptor.kernel_width)
+        )
+    )  # fmt: skip
+    tile = sum(
+        places_down * places_across * max(deep * ky * kx, machine.rows)
+        for ky, places_down in down.items()
+        for kx, places_across in across.items()
+    )
+    return batch * descriptor.row_tiles * tile + BACK_TAIL
+
+
+def _met(place: int, kernel: int, stride: int) -> int:
+    """How many of a kernel's rows or columns meet a place (``padding`` counted in) at any position; 1 for none."""
+    return max(1, -(-(kernel - place % stride) // stride))
 
 
 def update_cycles(descriptor: WindowedDescriptor, machine: Machine, batch: int) -> int:

@@ -1,6 +1,6 @@
 """From the array's totals to activations, slope bits and latents: a lane a column, one drain for all.
 
-docs/convolutions.md, sections 2, 3 and 6.
+docs/convolutions.md, sections 2, 3 and 6; docs/rules.md, section 6.
 """
 
 from __future__ import annotations
@@ -13,8 +13,10 @@ from amaranth.lib import data, wiring
 from amaranth.lib.wiring import In, Out
 
 from hdl.arith import delay_line, round_shift, saturate, truncate
+from hdl.feed import link
 from hdl.verilog import make
 from hdl.windowed.bias_unit import WINDOW_WEIGHT_BITS
+from hdl.windowed.kept_words import KeptWords, held_inputs
 from hdl.windowed.position_layout import position_layout
 from spec.machine import ACT_BITS, SCORE_BITS, WEIGHT_BITS, Machine
 from spec.qformat import signed_bits
@@ -57,6 +59,13 @@ class ColumnLane(wiring.Component):
     The last three hold until the next position's. In the output layer `largest` and `window_sum` mean nothing. A
     machine that does not learn has no `neg`, one whose rule does not form `latents` in every layer no `window_weight`.
     A sum or a shift a stage; no register but `valid`'s has a reset.
+
+    With rule ``bp``, in the place of `neg`:
+
+    ===============================  =================  ==================================================
+    ``place``                        t + FLAG_LATENCY   2·(y mod 2) + x mod 2 of the position
+    ``largest_neg, _place``          t + SUM_LATENCY    of the position that `largest` is from
+    ===============================  =================  ==================================================
     """
 
     Z_LATENCY = 2
@@ -78,10 +87,14 @@ class ColumnLane(wiring.Component):
     largest: Signal
     window_sum: Signal
     window_weight: Signal
+    place: Signal
+    largest_neg: Signal
+    largest_place: Signal
 
     def __init__(self, machine: Machine):
         self.machine = machine
         rule = machine.learning
+        kept = {"place": In(2), "largest_neg": Out(1), "largest_place": Out(2)}
         super().__init__(
             {
                 "valid": In(1),
@@ -94,7 +107,7 @@ class ColumnLane(wiring.Component):
                 "act_shift_less_1": In(_ACT_SHIFT_BITS),
                 "beyond": In(z_bits(machine)),
                 "z": Out(signed(z_bits(machine))),
-                **({"neg": Out(1)} if rule.learns else {}),
+                **(kept if rule.transposes else {"neg": Out(1)} if rule.learns else {}),
                 "largest": Out(signed(ACT_BITS)),
                 "window_sum": Out(signed(_WINDOW_SUM_BITS)),
                 **({"window_weight": Out(WINDOW_WEIGHT_BITS)} if rule.latents else {}),
@@ -138,26 +151,31 @@ class ColumnLane(wiring.Component):
         rounded = round_shift(Cat(low, negative).as_signed(), 1)
         limit = Cat((~negative).replicate(ACT_BITS - 1), negative).as_signed()
         m.d.sync += a.eq(Mux(overflow, limit, saturate(rounded, ACT_BITS)))
-        if rule.latents:
+        if rule.latents or rule.transposes:
             m.d.sync += neg_of_a.eq(neg)
 
         # t + 5. The largest window's sums fit.
         largest = Signal.like(self.largest, reset_less=True)
         total_a = Signal.like(self.window_sum, reset_less=True)
         weight = Signal(WINDOW_WEIGHT_BITS, reset_less=True)
+        largest_neg, largest_place = Signal(reset_less=True), Signal(2, reset_less=True)
         with m.If(valid):
             with m.If(self.block_first | (a > largest)):
                 m.d.sync += largest.eq(a)
+                if rule.transposes:
+                    m.d.sync += [largest_neg.eq(neg_of_a), largest_place.eq(self.place)]
             m.d.sync += total_a.eq(Mux(self.window_first, 0, total_a) + a)
             if rule.latents:
                 m.d.sync += weight.eq(Mux(self.window_first, 0, weight) + Mux(neg_of_a, 1, 1 << SLOPE_SHIFT))
         m.d.comb += [
             self.z.eq(z),
-            *([self.neg.eq(neg)] if rule.learns else []),
+            *([self.neg.eq(neg)] if rule.learns and not rule.transposes else []),
             self.largest.eq(largest),
             self.window_sum.eq(total_a),
             *([self.window_weight.eq(weight)] if rule.latents else []),
         ]
+        if rule.transposes:
+            m.d.comb += [self.largest_neg.eq(largest_neg), self.largest_place.eq(largest_place)]
         return m
 
 
@@ -187,6 +205,16 @@ class Columns(wiring.Component):
 
     A machine that does not learn has no `slope_valid, slope`, one whose rule does not form `latents` in every layer
     no `latent_weight`.
+
+    With rule ``bp`` slopes leave later and with their words, and those of a block are the largest pixel's:
+
+    slope_valid, slope_word, slope[c], index_valid, index_word, index[c] : Out
+        As :class:`~hdl.windowed.back_memory.BackMemory` takes them, in cycle t + C - 1 + `MAP_LATENCY`: with the
+        activations, in the output layer too; indices (2·(y mod 2) + x mod 2 of the largest of a block, of equal ones
+        the first) where `max_pool`.
+    slope_base, index_base : In
+        The first words of the sample, held over it; and `pool_latent, width, positions, windows`, the layer's, as in
+        :class:`~hdl.windowed.kept_words.KeptWords`.
     """
 
     SLOPE_LATENCY = ColumnLane.NEG_LATENCY
@@ -209,6 +237,16 @@ class Columns(wiring.Component):
     max_pool: Signal
     slope_valid: Signal
     slope: Signal
+    slope_word: Signal
+    index_valid: Signal
+    index_word: Signal
+    index: list[Signal]
+    slope_base: Signal
+    index_base: Signal
+    pool_latent: Signal
+    width: Signal
+    positions: Signal
+    windows: Signal
     map_valid: Signal
     map_data: list[Signal]
     map_position: data.View
@@ -243,6 +281,7 @@ class Columns(wiring.Component):
                 "is_output": In(1),
                 "max_pool": In(1),
                 **({"slope_valid": Out(1), "slope": Out(machine.cols)} if rule.learns else {}),
+                **(_kept(machine) if rule.transposes else {}),
                 "map_valid": Out(1),
                 "map_data": Out(signed(ACT_BITS)).array(machine.cols),
                 "map_position": Out(self.layout),
@@ -269,7 +308,11 @@ class Columns(wiring.Component):
         channels = delay_line(m, self.position_channels, age, "channels")
 
         lanes = self._lanes(m, platform, positions)
-        self._vectors(m, lanes, positions[skew + self.MAP_LATENCY])
+        last_valid = delay_line(m, self.result_valid[skew], self.MAP_LATENCY, "last_valid")
+        self._vectors(m, lanes, last_valid, positions[skew + self.MAP_LATENCY])
+        if self.machine.learning.transposes:
+            ahead = self.MAP_LATENCY - KeptWords.LATENCY
+            self._keep(m, lanes, last_valid[ahead], positions[skew + ahead], tiles[skew + ahead])
         m.d.comb += [
             self.map_tile.eq(tiles[skew + self.MAP_LATENCY]),
             self.map_channels.eq(channels[skew + self.MAP_LATENCY]),
@@ -300,24 +343,42 @@ class Columns(wiring.Component):
                 lane.is_output.eq(self.is_output),
                 lane.act_shift_less_1.eq(act_shift_less_1),
                 lane.beyond.eq(beyond),
+                *([lane.place.eq(Cat(flags.x[:1], flags.y[:1]))] if self.machine.learning.transposes else []),
             ]
             found.append(lane)
         return found
 
-    def _vectors(self, m: Module, lanes: list[ColumnLane], position: data.View) -> None:
+    def _vectors(self, m: Module, lanes: list[ColumnLane], last_valid: list[Value], position: data.View) -> None:
         """What is written at once waits for the last column."""
-        skew, learns = self.machine.cols - 1, self.machine.learning.learns
-        last_valid = delay_line(m, self.result_valid[skew], self.MAP_LATENCY, "last_valid")
+        skew, rule = self.machine.cols - 1, self.machine.learning
         pooled = ~self.max_pool | (position.block_last & position.block_whole)
+        slopes = last_valid[self.MAP_LATENCY] & pooled if rule.transposes else last_valid[self.SLOPE_LATENCY]
         m.d.comb += [
-            *([self.slope_valid.eq(last_valid[self.SLOPE_LATENCY])] if learns else []),
+            *([self.slope_valid.eq(slopes)] if rule.learns else []),
             self.map_valid.eq(last_valid[self.MAP_LATENCY] & pooled & ~self.is_output),
             self.map_position.eq(position),
         ]
         for c, lane in enumerate(lanes):
-            if learns:
-                m.d.comb += self.slope[c].eq(delay_line(m, lane.neg, skew - c, f"slope_{c}")[-1])
+            if rule.learns:
+                neg = lane.largest_neg if rule.transposes else lane.neg
+                m.d.comb += self.slope[c].eq(delay_line(m, neg, skew - c, f"slope_{c}")[-1])
             m.d.comb += self.map_data[c].eq(delay_line(m, lane.largest, skew - c, f"data_{c}")[-1])
+
+    def _keep(self, m: Module, lanes: list[ColumnLane], valid: Value, position: data.View, tile: Value) -> None:
+        """The words of what is kept, asked for ahead of it; indices."""
+        m.submodules.words = words = KeptWords(self.machine)
+        m.d.comb += [
+            words.valid.eq(valid),
+            words.position.eq(position),
+            words.tile.eq(tile),
+            *link(words, self, *held_inputs(self.machine)),
+            self.slope_word.eq(words.slope_word),
+            self.index_valid.eq(self.slope_valid & self.max_pool),
+            self.index_word.eq(words.index_word),
+        ]
+        for c, lane in enumerate(lanes):
+            index = delay_line(m, lane.largest_place, self.machine.cols - 1 - c, f"index_{c}")[-1]
+            m.d.comb += self.index[c].eq(index)
 
     def _drain(self, m: Module, lanes: list[ColumnLane], positions: list[data.View]) -> None:
         """Column c's values become visible a cycle after column c - 1's: a choice a cycle, nothing is kept.
@@ -385,6 +446,17 @@ class Columns(wiring.Component):
             m.d.sync += [
                 self.latent_valid.eq(more), self.latent_column.eq(self.latent_column + 1), left.eq(left - more)
             ]  # fmt: skip
+
+
+def _kept(machine: Machine) -> dict[str, wiring.Member]:
+    """Ports of what backpropagation keeps of a sample, beyond the slopes themselves."""
+    return {
+        **held_inputs(machine),
+        "slope_word": Out(machine.slope_addr_bits),
+        "index_valid": Out(1),
+        "index_word": Out(machine.index_addr_bits),
+        "index": Out(2).array(machine.cols),
+    }
 
 
 def _bits_from(value: Value, amount: Value, count: int) -> Value:

@@ -18,6 +18,10 @@ from hdl.op import Op
 from hdl.results import ResultFifo
 from hdl.streams import RESULT_LAYOUT, SAMPLE_LAYOUT
 from hdl.windowed.array import WindowArray
+from hdl.windowed.back_memory import BackMemory
+from hdl.windowed.back_signal import BackSignal
+from hdl.windowed.back_sums import BackSums
+from hdl.windowed.back_walk import BackWalk
 from hdl.windowed.bias_memory import BiasMemory
 from hdl.windowed.bias_unit import BiasUnit
 from hdl.windowed.column_memory import ColumnMemory
@@ -38,7 +42,7 @@ from spec.errors import SpecError
 from spec.machine import WEIGHT_BITS, Machine
 from spec.memory_map import address_bits
 from spec.timing import Phase
-from spec.windowed_timing import FORWARD_TAIL, UPDATE_TAIL
+from spec.windowed_timing import BACK_TAIL, FORWARD_TAIL, UPDATE_TAIL
 
 __all__ = ["Core"]
 
@@ -48,6 +52,8 @@ __all__ = ["Core"]
 assert FORWARD_TAIL == Walk.LEAD + WindowArray.LATENCY + Columns.LATENT_LATENCY - 1
 assert UPDATE_TAIL == Walk.LEAD + WindowArray.WRITE_LATENCY - 1 - 2
 assert Columns.MAP_LATENCY <= Columns.LATENT_LATENCY
+# The way back's walk starts a cycle before the phase, which its last step ends.
+assert BACK_TAIL == BackWalk.LEAD + BackMemory.LATENCY - 1
 # The last column's bias is written in `update` or, in an array of one row, a cycle behind it: nothing reads it then.
 assert TileBias.WRITE_LATENCY <= 1 + WindowArray.WRITE_LATENCY
 
@@ -55,6 +61,7 @@ _SIGNAL_UNITS: dict[str, Callable[[Machine, int, Basis], wiring.Component]] = {
     "own": LearningSignal,
     "label": LabelSignal,
     "output": FeedbackSignal,
+    "back": BackSignal,
     "none": lambda _, classes, __: Argmax(classes),
 }
 """By what a rule's hidden layers learn from (`spec.rules.Rule.error`)."""
@@ -116,9 +123,13 @@ class Core(wiring.Component):
         m.submodules.array = array = WindowArray(machine)
         m.submodules.columns = columns = Columns(machine)
         m.submodules.writer = writer = Writer(machine)
-        column_memory: Any = ColumnMemory(machine) if rule.learns else None
-        if column_memory:
-            m.submodules.column_memory = column_memory
+        column_memory: Any = None
+        if rule.transposes:
+            m.submodules.back_memory = column_memory = BackMemory(machine)
+            m.submodules.back_walk = back = BackWalk(machine)
+            m.submodules.back_sums = sums = BackSums(machine)
+        elif rule.learns:
+            m.submodules.column_memory = column_memory = ColumnMemory(machine)
         bias: Any = (TileBias if rule.waits else BiasUnit if rule.learns else BiasMemory)(machine)
         m.submodules.bias = bias
         m.submodules.signal = signal = self._signal
@@ -180,6 +191,11 @@ class Core(wiring.Component):
 
         # Steps: the walk's, and in `wait` the maintenance block's, whose activations are 0. A host's word comes out
         # in one column.
+        names = ("valid", "op", "addr", "first", "last")
+        step: dict[str, Any] = {name: getattr(walk, f"step_{name}") for name in names}
+        if rule.transposes:
+            of_back = {"op": Op.FORWARD, **{name: getattr(back, f"step_{name}") for name in names if name != "op"}}
+            step = {name: Mux(back.step_valid, of_back[name], step[name]) for name in names}
         random_bits = machine.random_bits
         words = Array(total[random_bits:][:WEIGHT_BITS] for total in array.result_data)
         m.d.comb += [
@@ -198,11 +214,11 @@ class Core(wiring.Component):
             maintenance.advance_count.eq(bus.advance_count),
             bus.advancing_array.eq(maintenance.advancing_array),
             bus.advancing_bias.eq(maintenance.advancing_bias),
-            array.step_valid.eq(walk.step_valid | maintenance.step_valid),
-            array.step_op.eq(Mux(waiting, maintenance.step_op, walk.step_op)),
-            array.step_addr.eq(Mux(waiting, maintenance.step_addr, walk.step_addr)),
-            array.step_first.eq(Mux(waiting, maintenance.step_first, walk.step_first)),
-            array.step_last.eq(Mux(waiting, maintenance.step_last, walk.step_last)),
+            array.step_valid.eq(step["valid"] | maintenance.step_valid),
+            array.step_op.eq(Mux(waiting, maintenance.step_op, step["op"])),
+            array.step_addr.eq(Mux(waiting, maintenance.step_addr, step["addr"])),
+            array.step_first.eq(Mux(waiting, maintenance.step_first, step["first"])),
+            array.step_last.eq(Mux(waiting, maintenance.step_last, step["last"])),
             *(
                 [
                     # A step of the maintenance block is a window, on all PEs.
@@ -254,7 +270,7 @@ class Core(wiring.Component):
         ]  # fmt: skip
         if column_memory:
             m.d.comb += [
-                *link(column_memory, walk, "slope_addr", "signal_addr", "signal_channels"),
+                *([] if rule.transposes else link(column_memory, walk, "slope_addr", "signal_addr", "signal_channels")),
                 array.neg.eq(column_memory.neg),
                 *(array.delta[c].eq(column_memory.delta[c]) for c in range(machine.cols)),
             ]
@@ -289,8 +305,7 @@ class Core(wiring.Component):
             *(maps.write_data[c].eq(writer.write_data[c]) for c in range(machine.cols)),
             *(
                 [
-                    column_memory.layer_start.eq(sequencer.layer_start),
-                    *feed(column_memory, **parameters),
+                    *feed(column_memory, layer_start=sequencer.layer_start, **parameters),
                     *link(column_memory, columns, "slope_valid", "slope"),
                 ]
                 if column_memory
@@ -334,17 +349,61 @@ class Core(wiring.Component):
 
         # Where the rule waits, the biases' gradients are added up beside the array.
         if rule.waits:
+            deltas_of_biases: list[Any] = list(column_memory.delta)
+            if rule.transposes:
+                # A bias has no activation that is not added.
+                deltas_of_biases = [Mux(column_memory.skip[c], 0, delta) for c, delta in enumerate(deltas_of_biases)]
             m.d.comb += [
                 bias.step.eq(walk.step_valid & walk.step_opens),
                 bias.step_last.eq(walk.step_last),
                 bias.neg.eq(column_memory.neg),
-                *(bias.delta[c].eq(column_memory.delta[c]) for c in range(machine.cols)),
+                *(bias.delta[c].eq(delta) for c, delta in enumerate(deltas_of_biases)),
+            ]
+
+        # The way back: signals into the array's columns, sums out of its rows, and what forward keeps for it.
+        if rule.transposes:
+            updating = Signal()
+            m.d.comb += [
+                updating.eq(sequencer.phase == Phase.UPDATE),
+                back.start.eq(sequencer.back_start),
+                back.samples.eq(sequencer.samples),
+                back.layer.eq(layer),
+                sequencer.back_finishing.eq(back.finishing),
+                array.step_back.eq(back.step_valid),
+                array.skip.eq(column_memory.skip),
+                column_memory.back.eq(~updating),
+                column_memory.outside.eq(~updating & back.outside),
+                column_memory.channels.eq(Mux(updating, walk.signal_channels, back.channels)),
+                *(
+                    getattr(column_memory, name).eq(Mux(updating, getattr(walk, name), getattr(back, name)))
+                    for name in ("slope_addr", "index_addr", "signal_addr", "place")
+                ),
+                column_memory.pooled.eq(layer.max_pool),
+                column_memory.left_shift.eq(signal.left_shift),
+                sums.start.eq(sequencer.back_start),
+                sums.layer.eq(layer),
+                sums.back_valid.eq(array.back_valid),
+                sums.back_data.eq(array.back_data),
+                column_memory.signal_valid.eq(sums.signal_valid | signal.signal_valid),
+                *(
+                    getattr(column_memory, name).eq(Mux(sums.signal_valid, getattr(sums, name), getattr(signal, name)))
+                    for name in ("signal_bank", "signal_word", "signal_value")
+                ),
+                columns.slope_base.eq(sequencer.slope_word),
+                columns.index_base.eq(sequencer.index_word),
+                *(
+                    getattr(columns, name).eq(layer[name])
+                    for name in ("pool_latent", "width", "positions", "windows")
+                ),
+                *link(column_memory, columns, "slope_word", "index_valid", "index_word"),
+                *(column_memory.index[c].eq(columns.index[c]) for c in range(machine.cols)),
             ]
 
         # UPDATE_STEPS counts as the PEs' LFSRs step: once a tile.
+        forward_step = array.step_valid & (array.step_op == Op.FORWARD)
         m.d.comb += [
             counters.phase.eq(sequencer.phase),
-            counters.forward_step.eq(array.step_valid & (array.step_op == Op.FORWARD)),
+            counters.forward_step.eq(forward_step & ~array.step_back if rule.transposes else forward_step),
             counters.update_step.eq(
                 array.step_valid & (array.step_op == Op.UPDATE) & array.step_window_last & array.step_first
                 if rule.learns

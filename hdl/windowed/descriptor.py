@@ -42,6 +42,10 @@ def descriptor_layout(machine: Machine) -> data.StructLayout:
     kernel = MAX_KERNEL.bit_length()
     words, elements = machine.activation_addr_bits, element_bits(machine)
     neurons = machine.max_neurons.bit_length()
+    positions = (machine.max_side**2).bit_length()
+    # Without latents a window is a pixel or a block.
+    windows = positions if machine.learning.transposes else neurons
+    counts = count_bits(machine)
     digits = dict(digits_layout(machine))
     widths = {
         "kernel_height": kernel,
@@ -59,13 +63,12 @@ def descriptor_layout(machine: Machine) -> data.StructLayout:
         "width": side,
         "window_height": side,
         "window_width": side,
-        "positions": (machine.max_side**2).bit_length(),
-        "windows": neurons,
+        "positions": positions,
+        "windows": windows,
         "latents": neurons,
         "last_channels": machine.cols.bit_length(),
-        **count_bits(machine),
+        **counts,
         "slope_stride": machine.slope_addr_bits,
-        "slope_base": machine.slope_addr_bits,
         "signal_stride": machine.signal_addr_bits,
         "a_base": words,
         "a_stride": words,
@@ -73,8 +76,20 @@ def descriptor_layout(machine: Machine) -> data.StructLayout:
         "next_channels": neurons,
         "w_base": machine.weight_addr_bits,
         "b_base": machine.bias_bank_addr_bits,
+        "slope_base": machine.slope_addr_bits,
+        "index_base": machine.index_addr_bits,
+        "grid_width": side,
+        "signal_base": machine.signal_addr_bits,
+        "below_base": machine.signal_addr_bits,
+        "below_windows": windows,
+        "below_channels": neurons,
+        "below_stride": machine.signal_addr_bits,
+        # Depthwise they are column tiles.
+        "row_tiles": max(counts["steps"], counts["col_tiles"]),
     }
     unused = _UNUSED_FIELDS if machine.learning.learns else _UNUSED_FIELDS + _LEARNING_FIELDS
+    if machine.learning.transposes:
+        unused += ("latents",)
     return data.StructLayout(
         {
             name: (signed if field.signed else unsigned)(min(field.width, widths.get(name, field.width)))

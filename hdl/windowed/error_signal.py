@@ -39,16 +39,9 @@ class ErrorSignal(WindowSignal):
         self._softmax = Softmax(machine, classes)
         super().__init__(machine, self._softmax, own)
 
-    def _build(self, m: Module, made: Value, final: Value, channel_ends: Value, value: Value) -> None:
-        """Adds to `m` the softmax and what follows a hidden layer's `value` (s8).
-
-        It is there a cycle after `made`, with which `final` says that it is the sample's last; with the value
-        `channel_ends` says that it is its channel's. In an output layer it is that of the softmax's error.
-        """
+    def _output(self, m: Module) -> Value:
+        """Adds to `m` the softmax. Returns the cycle of the last error, one after its strobe, where it trains."""
         m.submodules.softmax = softmax = self._softmax
-        # The cycle of the last error, one after its strobe.
-        error_last = softmax.done & self.train
-        final = delay_line(m, final, 1, "final")[-1]
         m.d.comb += [
             softmax.start.eq(self.start),
             softmax.score_valid.eq(self.latent_valid & self.is_output),
@@ -61,6 +54,18 @@ class ErrorSignal(WindowSignal):
             self.prediction.eq(softmax.prediction),
             self.report_valid.eq(softmax.report_valid),
             self.report_score.eq(softmax.report_score),
+        ]
+        return softmax.done & self.train
+
+    def _build(self, m: Module, made: Value, final: Value, channel_ends: Value, value: Value) -> None:
+        """Adds to `m` the softmax and what follows a hidden layer's `value` (s8).
+
+        It is there a cycle after `made`, with which `final` says that it is the sample's last; with the value
+        `channel_ends` says that it is its channel's. In an output layer it is that of the softmax's error.
+        """
+        error_last, softmax = self._output(m), self._softmax
+        final = delay_line(m, final, 1, "final")[-1]
+        m.d.comb += [
             self.delta_valid.eq(delay_line(m, made | softmax.error_strobe, self.ERROR_LATENCY, "made")[-1]),
             self.delta_sample_last.eq(delay_line(m, final | error_last, self.ERROR_LATENCY - 1, "sample_last")[-1]),
             self.delta_channel_last.eq(

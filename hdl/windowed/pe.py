@@ -4,12 +4,14 @@ Activations flow east, slope bits, deltas and partial sums south. The multiplier
 a sum: in an update, of a window's activations, 8-fold where the slope is 1; forward, of the one
 activation. The register of partial sums is, in an update, the word being updated: it starts as the
 weight with random bits below it and takes a product a window, whatever the number of positions.
-Control comes from the array's delay line; docs/convolutions.md, section 6.
+On the way back of backpropagation the narrow operand is the weight, and partial sums flow east, through
+the same adder and register. Control comes from the array's delay line; docs/convolutions.md, section 6,
+and docs/rules.md, sections 3 and 6.
 """
 
 from __future__ import annotations
 
-from amaranth.hdl import Cat, Const, Module, Mux, Signal, signed
+from amaranth.hdl import Cat, Const, Module, Mux, Signal, Value, signed
 from amaranth.lib import wiring
 from amaranth.lib.wiring import In, Out
 
@@ -17,9 +19,10 @@ from hdl.arith import saturate
 from hdl.memory import DualPortMemory
 from spec.lfsr import STATE_BITS
 from spec.machine import ACT_BITS, WEIGHT_BITS, Machine
+from spec.qformat import signed_bits
 from spec.windowed import COARSE, SLOPE_SHIFT
 
-__all__ = ["WINDOW_BITS", "WindowPe", "lane_bits"]
+__all__ = ["WINDOW_BITS", "WindowPe", "lane_bits", "west_bits"]
 
 WINDOW_BITS = 18
 """A window's sum: 128 positions, as 128 * 8 * -2^7 = -2^17 and 128 * 8 * 127 < 2^17. Inputs that enter
@@ -29,6 +32,12 @@ shifted by `COARSE` leave room for 8."""
 def lane_bits(machine: Machine) -> int:
     """An activation on its way, with a layer's coarse shift; that is 0 where the LFSR fills `rand_F`."""
     return ACT_BITS + (COARSE if machine.random_bits > STATE_BITS else 0)
+
+
+def west_bits(machine: Machine) -> int:
+    """A sum along a row on the way back: of `cols` products of a weight and an 8-fold signal, 2047 at most."""
+    signal = (1 << (machine.signal_bits - 1)) - 1
+    return signed_bits(machine.cols * signal << (WEIGHT_BITS - 1 + SLOPE_SHIFT))
 
 
 class WindowPe(wiring.Component):
@@ -52,6 +61,18 @@ class WindowPe(wiring.Component):
     ``random, psum_in``     t + 3  top bits of an LFSR, signed(`psum_bits`)
     ``psum_out``            t + 4  signed(`psum_bits`)
     ``write_addr``          t + 4  where sat16(psum_out >> fraction_bits) is written, if it is
+    ======================  =====  ===========================================================
+
+    With rule ``bp`` also
+
+    ======================  =====  ===========================================================
+    ``skip_in``             t + 1  UPDATE: the activation is not added
+    ``skip_out``            t + 2  to the south
+    ``back``                t + 1  where `window_first`: the multiplier takes the weight in the place
+                                   of the sum, and `delta_in`; `forward` and `act_in` are 0
+    ``west``                t + 2  the adder will take `psum_west` instead of `psum_in`
+    ``psum_west``           t + 3  signed(`west_bits`), low bits of the western neighbour's `psum_out`;
+                                   what `psum_out` has above them means nothing
     ======================  =====  ===========================================================
 
     A word written can be read from t + 5 on. Control of the long adder arrives a cycle before it
@@ -80,9 +101,21 @@ class WindowPe(wiring.Component):
     delta_out: Signal
     psum_in: Signal
     psum_out: Signal
+    skip_in: Signal
+    skip_out: Signal
+    back: Signal
+    west: Signal
+    psum_west: Signal
 
     def __init__(self, machine: Machine):
         self.machine = machine
+        transposing = {
+            "skip_in": In(1),
+            "skip_out": Out(1),
+            "back": In(1),
+            "west": In(1),
+            "psum_west": In(signed(west_bits(machine))),
+        }
         super().__init__(
             {
                 "read_addr": In(machine.weight_addr_bits),
@@ -104,6 +137,7 @@ class WindowPe(wiring.Component):
                 "delta_out": Out(signed(machine.delta_bits)),
                 "psum_in": In(signed(machine.psum_bits)),
                 "psum_out": Out(signed(machine.psum_bits)),
+                **(transposing if machine.learning.transposes else {}),
             }
         )
 
@@ -117,12 +151,12 @@ class WindowPe(wiring.Component):
         neg = Signal(reset_less=True)
         x = Signal(signed(WINDOW_BITS), reset_less=True)
         y = Signal(signed(machine.operand_bits), reset_less=True)
-        # |x| <= 2^17. In an update |y| <= 127 << (delta_bits - 8) < 2^(operand_bits - 1), so one bit
-        # less than the operands' holds the product; forward |x * y| <= 2^7 * 2^15. What lies above
-        # psum_bits cannot count in a sum of psum_bits.
+        # |x| <= 2^17. In an update |y| <= max_delta < 2^(operand_bits - 1), so one bit less than the
+        # operands' holds the product; forward |x * y| <= 2^7 * 2^15, on the way back 2^15 * 2^14. What
+        # lies above psum_bits cannot count in a sum of psum_bits.
         p = Signal(signed(min(WINDOW_BITS + machine.operand_bits - 1, machine.psum_bits)), reset_less=True)
-        # Forward at most rows * 2^22 in magnitude; in an update w * 2^F + rand + D or a part of D,
-        # which spec.windowed's left_max makes fit; for the host a word << F, and 1.
+        # Forward at most rows * 2^22 in magnitude, back cols * 2^29; in an update w * 2^F + rand + D or
+        # a part of D, which spec.windowed's left_max makes fit; for the host a word << F, and 1.
         psum = Signal(signed(machine.psum_bits), reset_less=True)
         w1 = Signal(signed(WEIGHT_BITS), reset_less=True)
         w2 = Signal(signed(WEIGHT_BITS), reset_less=True)
@@ -136,10 +170,24 @@ class WindowPe(wiring.Component):
         zeros = Const(0, fraction_bits - len(self.random))
         random = Cat(zeros, self.random)
         word = Cat(random[0] & updating, random[1:], w2).as_signed()
+        entering: Value = Mux(self.neg_in, self.act_in, self.act_in << SLOPE_SHIFT)
+        begun: Value = Const(0)
+        neighbour: Value = self.psum_in
+        if machine.learning.transposes:
+            skip = Signal(reset_less=True)
+            from_west = Signal(reset_less=True)
+            # Both in lookup tables that are there: a bit of each operand of x then depends on four.
+            entering = Mux(self.skip_in, 0, entering)
+            begun = Mux(self.back, weights.read_data, 0)
+            # Above west_bits the sum from the north is as good, and costs nothing.
+            eastward = Cat(self.psum_west, self.psum_in[len(self.psum_west) :]).as_signed()
+            neighbour = Mux(from_west, eastward, self.psum_in)
+            m.d.sync += [skip.eq(self.skip_in), from_west.eq(self.west)]
+            m.d.comb += self.skip_out.eq(skip)
         m.d.sync += [
             act.eq(self.act_in),
             neg.eq(self.neg_in),
-            x.eq(Mux(self.neg_in, self.act_in, self.act_in << SLOPE_SHIFT) + Mux(self.window_first, 0, x)),
+            x.eq(entering + Mux(self.window_first, begun, x)),
             y.eq(Mux(self.forward, weights.read_data, self.delta_in)),
             w1.eq(weights.read_data),
             p.eq(x * y),
@@ -151,7 +199,7 @@ class WindowPe(wiring.Component):
             write.eq(self.store | (self.host_write & odd)),
         ]
         with m.If(adding):
-            m.d.sync += psum.eq(p + Mux(own, word, Mux(updating, psum, self.psum_in)))
+            m.d.sync += psum.eq(p + Mux(own, word, Mux(updating, psum, neighbour)))
         m.d.comb += [
             weights.read_addr.eq(self.read_addr),
             weights.write_addr.eq(self.write_addr),

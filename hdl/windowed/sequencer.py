@@ -26,14 +26,15 @@ _PHASE_BITS = 3
 
 
 class Sequencer(wiring.Component):
-    """Phases and their lengths: docs/convolutions.md, section 6, docs/rules.md, section 5, and `spec.windowed_timing`.
+    """Phases and their lengths: docs/convolutions.md, section 6, docs/rules.md, sections 5, 6, `spec.windowed_timing`.
 
     A batch begins in `wait`, or straight from the last cycle of `finish`, when `enable` and `room` are
     set, `hold` is not, and either `batch` labelled samples wait or an unlabelled one does, behind
     fewer. It is then of the labelled ones, or if there are none of the other. A batch of labelled
     samples trains, in layers whose `train` is set. Where the rule `waits`, layers are updated on the way
     down from the output layer, which goes on as long as a layer's `trains_below` is set: the layer
-    before it has to train then. A machine that does not learn has no port of an update or of training.
+    before it has to train then. Where the rule `transposes`, the way back through such a layer precedes its update,
+    in `signal` too. A machine that does not learn has no port of an update or of training.
 
     Members
     -------
@@ -61,14 +62,18 @@ class Sequencer(wiring.Component):
     walk_start, walk_update, walk_x_first, walk_x_wrap, samples : Out; walk_finishing : In
         To the walk, whose first step is in the first cycle of `forward` or `update`. `samples`: of the
         batch.
+    back_start : Out, pulse; back_finishing : In; where the rule `transposes`
+        To the way back's walk, the cycle before the phase's first, and from it in its last. `samples` too.
     layer_start, sample_start : Out, pulses
         First cycle of a layer's first `forward`, and of each sample's. The former also in that of a layer's
-        first `signal` on the way down.
+        first `signal` on the way down, unless the rule `transposes`.
     a_word : Out
         Word at which the map that the sample's forward makes begins: from the third cycle of
         `forward` to the second after it.
+    slope_word, index_word : Out, where the rule `transposes`
+        As `a_word`, words at which the sample's slope bits and indices begin.
     signal_start, signal_train : Out; signal_done : In
-        Pulse in the first cycle of `signal`, and whether it is to prepare an update; `signal_done`
+        Pulse in the first cycle of `signal` but for the way back, and whether it is to prepare an update; `signal_done`
         comes in the phase's last cycle.
     sample_first, sample_last : Out
         Unless the rule `waits`: the sample is the batch's first, its last: a cycle late, so that what follows
@@ -110,10 +115,14 @@ class Sequencer(wiring.Component):
     walk_x_first: Signal
     walk_x_wrap: Signal
     walk_finishing: Signal
+    back_start: Signal
+    back_finishing: Signal
     samples: Signal
     layer_start: Signal
     sample_start: Signal
     a_word: Signal
+    slope_word: Signal
+    index_word: Signal
     signal_start: Signal
     signal_train: Signal
     signal_done: Signal
@@ -129,6 +138,12 @@ class Sequencer(wiring.Component):
         self._kind = descriptor_kind(machine)
         rule, learns = machine.learning, machine.learning.learns
         slots = 2 * machine.max_batch
+        transposing = {
+            "back_start": Out(1),
+            "back_finishing": In(1),
+            "slope_word": Out(machine.slope_addr_bits),
+            "index_word": Out(machine.index_addr_bits),
+        }
         batch = range(machine.max_batch + 1)
         super().__init__(
             {
@@ -172,6 +187,7 @@ class Sequencer(wiring.Component):
                 "label": Out(LABEL_BITS),
                 "found": In(LABEL_BITS),
                 "prediction": Out(LABEL_BITS),
+                **(transposing if rule.transposes else {}),
             }
         )
 
@@ -211,6 +227,18 @@ class Sequencer(wiring.Component):
             m.d.comb += self.walk_start.eq(1)
             enter(new)
 
+        def update() -> None:
+            m.d.comb += self.walk_update.eq(1)
+            walk(Phase.UPDATE)
+
+        def back() -> None:
+            """Through the layer, then its update."""
+            with m.If(descriptor.trains_below):
+                m.d.comb += self.back_start.eq(1)
+                enter(Phase.SIGNAL)
+            with m.Else():
+                update()
+
         with m.Switch(phase):
             with m.Case(Phase.WAIT, Phase.FINISH):
                 with m.If((phase == Phase.WAIT) | last_sample):
@@ -233,7 +261,10 @@ class Sequencer(wiring.Component):
                     if rule.waits:
                         with m.If(down):
                             m.d.sync += next_layer.eq(next_layer - 1)
-                            enter(Phase.SIGNAL)
+                            if rule.transposes:
+                                back()
+                            else:
+                                enter(Phase.SIGNAL)
                     with m.Else() if rule.waits else nullcontext():
                         m.d.sync += next_layer.eq(next_layer + 1)
                         walk(Phase.FORWARD)
@@ -247,30 +278,39 @@ class Sequencer(wiring.Component):
                     with m.Else():
                         m.d.comb += sample_done.eq(1)
             with m.Case(Phase.SIGNAL):
-                m.d.comb += [self.signal_start.eq(fresh), sample_done.eq(self.signal_done)]
-                if rule.waits:
+                starts = fresh & ~down if rule.transposes else fresh
+                m.d.comb += [self.signal_start.eq(starts), sample_done.eq(self.signal_done)]
+                if rule.transposes:
+                    # Without what is on its way: it is there before the layer before needs it.
+                    with m.If(self.back_finishing):
+                        update()
+                elif rule.waits:
                     m.d.comb += self.layer_start.eq(fresh & down & (sample == 0))
             if rule.learns:
                 with m.Case(Phase.UPDATE):
                     m.d.comb += [self.update_start.eq(fresh), layer_done.eq(drained)]
-                    if rule.waits:
+                    if rule.waits and not rule.transposes:
                         with m.If(fresh & ~down):
                             m.d.sync += [down.eq(1), next_layer.eq(layer - 1)]
 
         with m.If(sample_done):
             with m.If(~last_sample):
                 m.d.comb += next_sample.eq(sample + 1)
-                if rule.waits:
+                again = rule.waits and not rule.transposes
+                if again:
                     with m.If(down):
                         enter(Phase.SIGNAL)
-                with m.Else() if rule.waits else nullcontext():
+                with m.Else() if again else nullcontext():
                     walk(Phase.FORWARD)
             with m.Else():
                 m.d.comb += next_sample.eq(0)
                 if rule.learns:
                     with m.If(updates):
-                        m.d.comb += self.walk_update.eq(1)
-                        walk(Phase.UPDATE)
+                        if rule.transposes:
+                            m.d.sync += [down.eq(1), next_layer.eq(layer - 1)]
+                            back()
+                        else:
+                            update()
                 with m.Else() if rule.learns else nullcontext():
                     m.d.comb += layer_done.eq(1)
         with m.If(layer_done):
@@ -387,8 +427,14 @@ class Sequencer(wiring.Component):
             self.walk_x_first.eq(Mux(sample_done & ~last_sample, next_x_word, descriptor.x_base)),
             *([self.walk_x_wrap.eq(Mux(first_layer, before_wrap, 0))] if rule.learns else []),
         ]
+        made = [(self.a_word, descriptor.a_base, descriptor.a_stride)]
+        if rule.transposes:
+            made += [
+                (self.slope_word, descriptor.slope_base, descriptor.slope_stride),
+                (self.index_word, descriptor.index_base, descriptor.signal_stride),
+            ]
         with m.If(second):
-            m.d.sync += self.a_word.eq(Mux(sample == 0, descriptor.a_base, self.a_word + descriptor.a_stride))
+            m.d.sync += [word.eq(Mux(sample == 0, base, word + stride)) for word, base, stride in made]
         if not rule.waits:
             return ring_word
         # The next sample's is beyond the batch by the time of the way down.

@@ -5,7 +5,7 @@ docs/convolutions.md, section 6.
 
 from __future__ import annotations
 
-from amaranth.hdl import Cat, Const, Module, Mux, Signal, Value
+from amaranth.hdl import Cat, Const, Module, Mux, Signal, Value, ValueLike
 from amaranth.lib import data, wiring
 from amaranth.lib.wiring import In, Out
 
@@ -16,6 +16,7 @@ from hdl.windowed.descriptor import descriptor_layout
 from hdl.windowed.map_memory import MapMemory, element_bits
 from hdl.windowed.position_layout import position_layout
 from hdl.windowed.positions import Positions
+from hdl.windowed.raster import Raster
 from hdl.windowed.taps import TapReader
 from spec.machine import Machine
 
@@ -42,6 +43,8 @@ class Walk(wiring.Component):
     ``slope_addr, signal_addr``    u + LEAD - 1  words of the column memory, in update: of the
                                                  position, of its window
     ``signal_channels``            u + LEAD - 1  columns in use in the step's tile
+    ``index_addr, place``          u + LEAD - 2  where the rule `transposes`, and with them the three above:
+                                                 :class:`~hdl.windowed.back_memory.BackMemory`'s inputs
     ``step_*``                     u + LEAD      :class:`~hdl.windowed.array.WindowArray`'s inputs. Its
                                                  windows are parts of windows, of at most PART positions
     ``step_opens``                 u + LEAD      where the rule `waits`: in update, of the column tile's
@@ -96,6 +99,8 @@ class Walk(wiring.Component):
     slope_addr: Signal
     signal_addr: Signal
     signal_channels: Signal
+    index_addr: Signal
+    place: Signal
     step_valid: Signal
     step_op: Value
     step_addr: Signal
@@ -126,6 +131,8 @@ class Walk(wiring.Component):
         }
         if rule.waits:
             flags.append("opens")
+        if rule.transposes:
+            memories |= {"index_addr": Out(machine.index_addr_bits), "place": Out(2)}
         super().__init__(
             {
                 "start": In(1),
@@ -177,19 +184,21 @@ class Walk(wiring.Component):
         if learns:
             with m.If(self.start):
                 m.d.sync += update.eq(self.update)
-        flags = self._read(m, update)
+        m.submodules.positions = positions = self._positions(m)
+        flags = self._read(m, update, positions)
         line = [self._flags(stage) for stage in delay_line(m, flags.as_value(), self.LEAD, "step")]
-        if learns:
+        if self.machine.learning.transposes:
+            self._back_addresses(m, line, positions)
+        elif learns:
             self._addresses(m, line[-2])
         self._steps(m, line[-1], update)
         total = line[-1].valid & line[-1].last
         self._totals(m, total & ~update if learns else total)
         return m
 
-    def _read(self, m: Module, update: Value) -> data.View:
+    def _read(self, m: Module, update: Value, positions: Positions) -> data.View:
         """The loops, in the read cycle. Returns what a step is in them."""
         layer, rule = self.layer, self.machine.learning
-        m.submodules.positions = positions = self._positions(m)
         walking, issuing = Signal(), Signal()
         # Steps of an update; forward the cycles of a position, which outlast its steps where
         # `interval` is longer.
@@ -326,24 +335,66 @@ class Walk(wiring.Component):
         """Of slopes and signals, in an update: what forward wrote as a stream is walked by strides."""
         layer = self.layer
         slope_base = layer.slope_base if self.machine.learning.waits else 0
-        for address, base, moves, stride, column in (
-            (self.slope_addr, slope_base, 1, layer.slope_stride, layer.positions),
-            (self.signal_addr, 0, step.window_last, layer.signal_stride, layer.windows),
-        ):
-            # Where the column tile's words begin in the first sample, and in this one.
-            first, start = (Signal.like(address, name=f"{address.name}_{n}") for n in ("first", "start"))
-            with m.If(step.valid):
-                with m.If(~step.map_last):
-                    m.d.sync += address.eq(address + moves)
-                with m.Elif(~step.last):
-                    m.d.sync += [address.eq(start + stride), start.eq(start + stride)]
-                with m.Elif(~step.column_last):
-                    m.d.sync += [address.eq(first), start.eq(first)]
-                with m.Else():
-                    m.d.sync += [reg.eq(first + column) for reg in (address, start, first)]
-            with m.If(self.start):
-                m.d.sync += [reg.eq(base) for reg in (address, start, first)]
+        self._strides(m, step, self.slope_addr, slope_base, 1, layer.slope_stride, layer.positions)
+        self._strides(m, step, self.signal_addr, 0, step.window_last, layer.signal_stride, layer.windows)
         m.d.comb += self.signal_channels.eq(self._channels(step.in_last_column))
+
+    def _strides(
+        self,
+        m: Module,
+        step: data.View,
+        address: Signal,
+        base: ValueLike,
+        moves: ValueLike,
+        stride: Value,
+        column: Value,
+    ) -> Signal:
+        """`address` of the step, from `base` on: a sample's words lie `stride` apart, a column tile's `column`.
+
+        Returns where the column tile's begin in this sample.
+        """
+        # In the first sample, and in this one.
+        first, start = (Signal.like(address, name=f"{address.name}_{n}") for n in ("first", "start"))
+        with m.If(step.valid):
+            with m.If(~step.map_last):
+                m.d.sync += address.eq(address + moves)
+            with m.Elif(~step.last):
+                m.d.sync += [address.eq(start + stride), start.eq(start + stride)]
+            with m.Elif(~step.column_last):
+                m.d.sync += [address.eq(first), start.eq(first)]
+            with m.Else():
+                m.d.sync += [reg.eq(first + column) for reg in (address, start, first)]
+        with m.If(self.start):
+            m.d.sync += [reg.eq(base) for reg in (address, start, first)]
+        return start
+
+    def _back_addresses(self, m: Module, line: list[data.View], positions: Positions) -> None:
+        """Of slopes, indices and signals, in an update: a pixel's are numbered row by row, whatever the order."""
+        layer = self.layer
+        m.submodules.raster = raster = Raster(self.machine)
+        m.d.comb += [
+            raster.valid.eq(line[0].valid),
+            raster.width.eq(layer.width),
+            *(getattr(raster, name).eq(getattr(positions, name)) for name in ("y", "x", "window_first")),
+        ]
+        number = Mux(layer.pool_latent, raster.number, positions.window)
+        place = Cat(positions.x[0], positions.y[0])
+
+        # A cycle before they are given out.
+        step = line[self.LEAD - 3]
+        words = Mux(layer.pool_latent, layer.positions, layer.windows)
+        slope, signal = Signal.like(self.slope_addr), Signal(max(len(self.signal_addr), len(self.index_addr)))
+        tile = self._strides(m, step, slope, layer.slope_base, 0, layer.slope_stride, words)
+        self._strides(m, step, signal, 0, step.window_last, layer.signal_stride, layer.windows)
+        m.d.sync += [
+            self.slope_addr.eq(tile + delay_line(m, number, self.LEAD - 3, "number")[-1]),
+            self.index_addr.eq(signal + layer.index_base),
+            self.signal_addr.eq(signal + layer.signal_base),
+        ]
+        m.d.comb += [
+            self.place.eq(delay_line(m, place, self.LEAD - 2, "place")[-1]),
+            self.signal_channels.eq(self._channels(line[self.LEAD - 2].in_last_column)),
+        ]
 
     def _steps(self, m: Module, step: data.View, update: Value) -> None:
         """To the array, and the weights' address."""

@@ -27,7 +27,7 @@ class WindowSignal(wiring.Component):
         A sample's forward phase begins; clears scores, norm, index. Not before the cycle after `done`.
     is_output, latents, windows, score_shift, rate_shift, left_max, coarse : In
         The layer's; held from `start` to `done`. latents = windows * channels; in an output layer that
-        is K, and windows 1. `left_max` is at most delta_bits - 8; `coarse` is a bit, for a shift of 4.
+        is K, and windows 1. `left_max` is at most delta_bits - signal_bits; `coarse` is a bit, for a shift of 4.
     latent_valid, latent, latent_column, latent_weight, score : In
         The layer's latents, from the cycle after `start` on, at most one a cycle: s8; column tile after
         tile, in each window after window, in each column after column from 0 on (the last tile may have
@@ -46,6 +46,8 @@ class WindowSignal(wiring.Component):
         When it trains: n shifted signals d', signed(`delta_bits`), one a cycle, the last in the cycle of
         `done`; channel after channel, in each window after window. With each the A' of its latent, where
         the rule forms `latents`, and whether it is its channel's last, the sample's last.
+
+    Where the rule `transposes` only the output layer has a signal phase: it lacks `latents, windows` and `delta_*`.
     """
 
     start: Signal
@@ -77,7 +79,15 @@ class WindowSignal(wiring.Component):
     def __init__(self, machine: Machine, softmax: Softmax, own: dict[str, Member] | None = None):
         """`own`: ports that only this unit has."""
         self.machine = machine
-        forms = machine.learning.latents
+        forms, transposes = machine.learning.latents, machine.learning.transposes
+        count = In(range(machine.max_neurons + 1))
+        delta = {
+            "delta_valid": Out(1),
+            "delta_value": Out(signed(machine.delta_bits)),
+            **({"delta_weight": Out(WINDOW_WEIGHT_BITS)} if forms else {}),
+            "delta_channel_last": Out(1),
+            "delta_sample_last": Out(1),
+        }
         latent = {
             "latent": In(signed(ACT_BITS)),
             "latent_column": In(range(machine.cols)),
@@ -87,11 +97,10 @@ class WindowSignal(wiring.Component):
             {
                 "start": In(1),
                 "is_output": In(1),
-                "latents": In(range(machine.max_neurons + 1)),
-                "windows": In(range(machine.max_neurons + 1)),
+                **({} if transposes else {"latents": count, "windows": count}),
                 "score_shift": In(FIELDS["score_shift"].width),
                 "rate_shift": In(signed(FIELDS["rate_shift"].width)),
-                "left_max": In(range(machine.delta_bits - ACT_BITS + 1)),
+                "left_max": In(range(machine.delta_bits - machine.signal_bits + 1)),
                 "coarse": In(1),
                 "latent_valid": In(1),
                 **(latent if forms else {}),
@@ -103,11 +112,7 @@ class WindowSignal(wiring.Component):
                 "prediction": Out(softmax.prediction.shape()),
                 "report_valid": Out(1),
                 "report_score": Out(signed(SCORE_BITS)),
-                "delta_valid": Out(1),
-                "delta_value": Out(signed(machine.delta_bits)),
-                **({"delta_weight": Out(WINDOW_WEIGHT_BITS)} if forms else {}),
-                "delta_channel_last": Out(1),
-                "delta_sample_last": Out(1),
+                **({} if transposes else delta),
                 **(own or {}),
             }
         )

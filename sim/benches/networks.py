@@ -10,7 +10,16 @@ from spec.machine import INPUT_FRAC, Machine
 from spec.network import Convolution, FullyConnected, Network, Recipe
 from spec.program import program_for
 
-__all__ = ["NARROW", "RULE_DESIGNS", "conv", "network", "random_network", "windowed_machine"]
+__all__ = [
+    "BACK_DESIGNS",
+    "NARROW",
+    "RULE_DESIGNS",
+    "back_networks",
+    "conv",
+    "network",
+    "random_network",
+    "windowed_machine",
+]
 
 MAX_SIDE = 16
 _MACHINE = Machine(
@@ -20,9 +29,13 @@ _MACHINE = Machine(
 )  # fmt: skip
 
 
-def windowed_machine(rows: int, cols: int, **changes) -> Machine:
+_BACK_DEPTHS = {"activation_depth": 2048, "slope_depth": 4096, "signal_depth": 2048, "index_depth": 1024}
+
+
+def windowed_machine(rows: int, cols: int, rule: str = "lls", **changes) -> Machine:
     """Room for every network of the tests, and small enough to compile fast."""
-    return replace(_MACHINE, name=f"w{rows}x{cols}", rows=rows, cols=cols, **changes)
+    depths = _BACK_DEPTHS if rule == "bp" else {}
+    return replace(_MACHINE, name=f"w{rows}x{cols}", rows=rows, cols=cols, rule=rule, **depths, **changes)
 
 
 NARROW = windowed_machine(4, 2, delta_bits=16, fraction_bits=17, gradient_bits=40)
@@ -30,9 +43,15 @@ NARROW = windowed_machine(4, 2, delta_bits=16, fraction_bits=17, gradient_bits=4
 RULE_DESIGNS: dict[str, tuple[Machine, int, str]] = {
     "drtp": (windowed_machine(2, 2, rule="drtp"), 3, "walsh"),
     "dfa": (replace(NARROW, rule="dfa"), 3, "sine"),
+    "bp": (windowed_machine(4, 2, rule="bp", delta_bits=16, fraction_bits=17, gradient_bits=40), 3, "square"),
     "inference": (windowed_machine(2, 1, rule="inference"), 3, "square"),
 }
 """A small machine for each rule but ``lls``, with classes and basis: one compiled design each."""
+BACK_DESIGNS: list[tuple[Machine, int, str]] = [
+    (windowed_machine(1, 1, rule="bp", weight_depth=2048, fraction_bits=12, gradient_bits=34), 2, "square"),
+    (windowed_machine(4, 4, rule="bp"), 10, "square"),
+]
+"""Further arrays that backpropagate: one without any skew and with few random bits, and a square one."""
 
 
 def conv(channels: int, kernel: int | tuple[int, int], latent: int | tuple[int, int] = 1, **options) -> Convolution:
@@ -60,11 +79,59 @@ def network(
     )
 
 
+def back_networks(rows: int, classes: int) -> dict[str, Network]:
+    """What the way back meets, by name: each of its loops cut, odd maps, all kinds of pooling and of kernels, layers
+    with and without a slope bit a position; in batches of 1 to 4. A kernel reads whole words of ``rows``."""
+    wide, deep = rows, 2 * rows
+    found = {
+        "fully connected": network((11,), 7, 5, batch=4),
+        "classifier alone": network((3, 3, 2), batch=2),
+        "one input": network((1,), 2, batch=3),
+        "a visit a tile": network((1, 1, 2), conv(5, 1), 7),
+        "max, odd": network((7, 5, 2), conv(wide, 3, 2, padding=1, pool="max"), conv(3, 2, 1), batch=2),
+        "max behind max": network(
+            (10, 7, 1), conv(wide, 3, padding=1, pool="max"), conv(wide + 1, 3, padding=1, pool="max"), 4, batch=3
+        ),
+        "two row tiles": network((4, 5, 1), conv(deep, (1, 2)), conv(3, 3, padding=1, pool="max"), batch=2),
+        "stride 2": network((7, 8, 2), conv(wide, 3, padding=1), conv(5, 3, stride=2, padding=1), batch=2),
+        "stride 2, 1x1": network((6, 5, 3), conv(3, 1, 2), conv(4, 1, 1, stride=2), 3, batch=2),
+        "stride 2 behind max": network(
+            (9, 12, 1), conv(wide, 3, pool="max"), conv(wide, (3, 2), stride=2, padding=1), conv(2, (2, 1)), batch=2
+        ),
+        "5x5": network((5, 6, 1), conv(wide, 1), conv(3, 5, 2, padding=2, pool="max"), batch=2),
+        "2x3": network((5, 6, 1), conv(wide, 2), conv(3, (2, 3)), batch=2),
+        "more padding than map": network((1, 1, 2), conv(wide, 5, padding=4), conv(2, 5, padding=4), batch=2),
+        "depthwise": network(
+            (5, 4, 2), conv(5, 1), conv(5, 3, 2, padding=1, depthwise=True, pool="max"), conv(3, 1), batch=2
+        ),
+        "depthwise, stride 2": network(
+            (6, 5, 3), conv(3, 1, pool="none"), conv(3, (3, 2), stride=2, padding=1, depthwise=True), 4, batch=4
+        ),
+        "latent": network((6, 6, 2), conv(wide, 3, 2, padding=1, pool="latent"), conv(4, 2), 5, batch=2),
+        "latent behind latent": network(
+            (9, 8, 1), conv(wide, 3, 4, padding=1, pool="latent"), conv(3, 3, 2, padding=1, pool="latent"), batch=2
+        ),
+        "latent behind max": network(
+            (8, 8, 1), conv(wide, 3, padding=1, pool="max"), conv(4, 3, 2, padding=1, pool="latent"), 5, batch=2
+        ),
+        "window of 169": network((13, 13, 1), conv(2, 1), conv(2, 1, pool="latent")),
+        "fractions": network(
+            (5, 5, 1), conv(wide, 3, padding=1, activation_fraction=7), conv(3, 3, activation_fraction=0), batch=2
+        ),
+        "fast": network((5, 5, 1), conv(wide, 3), conv(3, 3), 4, batch=2, rate_shifts=(("bp", 0),)),
+        "slow": network((5, 5, 1), conv(wide, 3, pool="max"), 4, batch=2, rate_shifts=(("bp", 12),)),
+    }  # fmt: skip
+    last = FullyConnected(classes)
+    return {
+        name: replace(net, name=name, classes=classes, layers=(*net.layers[:-1], last)) for name, net in found.items()
+    }
+
+
 def random_network(rng: np.random.Generator, machine: Machine, classes: int, basis: str) -> Network:
     """A network that the machine runs, of any shape that the description allows, and a rate for the machine's rule."""
     while True:
         try:
-            found = _draw(rng, classes, basis)
+            found = _draw(rng, classes, basis, machine.rows if machine.learning.transposes else 0)
             if found.windowed:
                 if machine.learning.learns and machine.rule != "lls":
                     rates = ((machine.rule, int(rng.integers(0, 10))),)
@@ -75,7 +142,9 @@ def random_network(rng: np.random.Generator, machine: Machine, classes: int, bas
             continue
 
 
-def _draw(rng: np.random.Generator, classes: int, basis: str) -> Network:
+def _draw(rng: np.random.Generator, classes: int, basis: str, word: int) -> Network:
+    """``word``: channels that kernels can read if it is not 0."""
+
     def pick(*values):
         return values[rng.integers(len(values))]
 
@@ -89,7 +158,7 @@ def _draw(rng: np.random.Generator, classes: int, basis: str) -> Network:
         kernel = (number(1, min(5, shape[0] + 2)), number(1, min(5, shape[1] + 2)))
         depthwise = shape[2] > 1 and pick(False, False, True)
         layer = Convolution(
-            shape[2] if depthwise else number(1, 11),
+            shape[2] if depthwise else word * number(1, 2) if word and pick(True, True, False) else number(1, 11),
             kernel,
             (number(1, 4), number(1, 4)),
             stride=number(1, 2),

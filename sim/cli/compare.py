@@ -118,7 +118,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace, argv: list[str]) -> int:
     """Runs the command; returns its exit code."""
     from sim.cycle.compare import compare, known_technologies, steps_of
-    from sim.cycle.model import MODELLED, of_batch
+    from sim.cycle.model import of_batch
     from spec.technology import load_technology
 
     machine, network = load_specs(args)
@@ -146,7 +146,7 @@ def run(args: argparse.Namespace, argv: list[str]) -> int:
     areas, accuracy, training = {}, {}, ""
     try:
         if args.area:
-            areas = _areas(machine, network, [rule for rule in steps if not (windowed and rule in MODELLED)])
+            areas = _areas(machine, network, list(steps))
         if dataset is not None:
             accuracy = _train(args, machine, network, dataset, trained)
             training = f"{dataset.name}, epochs: {args.epochs}, {arithmetic}, {which}"

@@ -11,8 +11,6 @@ SUMMARY = "cycles, utilization, energy and memory of a training step"
 DESCRIPTION = """\
 Counts what one training step, of one batch, costs on a machine, by closed forms: networks of any size take no time.
 The cycles are those of the RTL of a machine built for the rule, phase by phase; rule inference: nothing is learned.
-For convolutions and batches bp is a model of what it would need on the same array: no hardware of its exists there, and
-the figures say so.
 """
 EPILOG = """\
 Leaves in DIR
@@ -50,17 +48,15 @@ def add_batch(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace, argv: list[str]) -> int:
     """Runs the command; returns its exit code."""
-    from sim.cycle.model import MODELLED, training_step
+    from sim.cycle.model import training_step
     from sim.cycle.report import UNITS, step_metrics
     from spec.technology import load_technology
 
     machine, network = load_specs(args)
     with option("--technology", "technologies"):
         technology = load_technology(args.technology)
-    rule = args.rule or machine.rule
-    if not (machine.windowed and rule in MODELLED):
-        machine = built_for(machine, rule)
-    step = training_step(machine, network, rule, batch=args.batch)
+    machine = built_for(machine, args.rule or machine.rule)
+    step = training_step(machine, network, batch=args.batch)
     folder = prepare_out(args.out)
     metrics = step_metrics(step, technology)
     path = write_metrics(folder, args, machine, network, metrics, UNITS)
@@ -72,7 +68,7 @@ def run(args: argparse.Namespace, argv: list[str]) -> int:
     latency = metrics["latency_us"]
     at = f" = {latency:,.4g} us at {machine.device.clock_mhz:g} MHz" if machine.device else ""
     array = f"{machine.name} ({machine.rows}x{machine.cols})"
-    print(f"One training step of {network.name} on {array}, rule {rule}, batch {step.batch}")
+    print(f"One training step of {network.name} on {array}, rule {step.rule}, batch {step.batch}")
     print(f"  {metrics['label']}")
     print(f"cycles       {metrics['cycles']:,}{at}  ({phases})")
     if step.batch > 1:

@@ -25,7 +25,6 @@ from sim.cli.common import (
     write_metrics,
     write_text,
 )
-from sim.cycle.step import MODELLED
 from spec.errors import SpecError
 from spec.machine import Machine
 from spec.network import Network
@@ -41,9 +40,7 @@ __all__ = ["BACKENDS", "add_arguments", "check_rule", "history_csv", "make_backe
 SUMMARY = "train in float, in the bit-exact model or on the compiled Verilog"
 HARDWARE = (*(name for name, rule in RULES.items() if rule.learns), "frozen")
 BACKENDS = {"float": FLOAT_RULES, "golden": HARDWARE, "rtl": HARDWARE}
-"""The rules of each backend, for fully connected layers at batch 1."""
-WINDOWED = tuple(rule for rule in HARDWARE if rule not in MODELLED)
-"""Those that the hardware has for convolutions and batches."""
+"""The rules of each backend."""
 DESCRIPTION = f"""\
 Trains a network, an update a sample (or a batch, where the network's recipe has one). Backends:
   float    floating point; the machine plays no part, but for its rule where there is no --rule
@@ -51,7 +48,7 @@ Trains a network, an update a sample (or a batch, where the network's recipe has
   rtl      the generated Verilog, compiled by Verilator. Ends with the weights of golden, bit by bit, and counts clock
            cycles with the design's own counters
 Rules:
-  golden, rtl  {", ".join(HARDWARE)}; for convolutions and batches {", ".join(WINDOWED)}
+  golden, rtl  {", ".join(HARDWARE)}
   float        {", ".join(FLOAT_RULES)}
 --rule builds the machine for that rule; without it the machine's own counts (key `rule` of its file). lls is local,
 drtp is direct random target projection, dfa direct feedback alignment, bp backpropagation; frozen hidden layers stay
@@ -275,16 +272,13 @@ def _samples_saved(
 def check_rule(backend: str, rule: str, machine: Machine) -> None:
     """Refuses a rule that a backend does not have on a machine."""
     rules = BACKENDS[backend]
-    if rule in rules and (backend == "float" or not machine.windowed or rule in WINDOWED):
+    if rule in rules:
         return
     if rule == machine.rule and not machine.learning.learns:
         raise SpecError("--rule", f"must name a rule that learns: machine {machine.name} is built for inference only")
-    kind = ""
-    if machine.windowed and backend != "float":
-        rules, kind = WINDOWED, " and a machine with gradient_bits (convolutions, batches)"
-    others = [name for name in BACKENDS if rule in BACKENDS[name] and (name == "float" or not machine.windowed)]
+    others = [name for name in BACKENDS if rule in BACKENDS[name]]
     hint = f" (--backend {others[0]} has {rule})" if others else ""
-    raise SpecError("--rule", f"must be {' or '.join(rules)} for --backend {backend}{kind}{hint}", rule)
+    raise SpecError("--rule", f"must be {' or '.join(rules)} for --backend {backend}{hint}", rule)
 
 
 def trained_machine(machine: Machine, rule: str) -> tuple[Machine, bool]:

@@ -3,6 +3,5 @@
 ``model`` holds closed forms, so networks of any size take no time, under every learning rule: of fully connected
 layers at batch 1 in ``dense``, of convolutions and batches in ``windowed``. ``stepped`` and ``windowed_stepped`` walk
 the same step cycle by cycle and are the witnesses that the closed forms are tested against; ``energy`` and ``memory``
-price what ``model`` counts; ``windowed_bp`` holds what backpropagation would need on the array for convolutions;
-``compare`` puts the rules side by side, ``plots`` draws that.
+price what ``model`` counts; ``compare`` puts the rules side by side, ``plots`` draws that.
 """

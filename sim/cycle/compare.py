@@ -16,7 +16,7 @@ from sim.cycle.dense_report import DENSE_NOTES, area_notes, details, tax_table
 from sim.cycle.model import of_batch, training_step
 from sim.cycle.report import step_metrics
 from sim.cycle.rows import Row, mean
-from sim.cycle.step import Step
+from sim.cycle.step import LABEL, Step
 from sim.cycle.tax import learning_tax
 from sim.cycle.text import NAMES, number, sizes, times
 from sim.cycle.windowed_report import NOTES, claims, layer_table
@@ -73,15 +73,13 @@ class Comparison:
     @property
     def title(self) -> str:
         """The rules in a sentence."""
-        return _title(self.rules)
+        *most, last = (NAMES[rule] for rule in self.rules)
+        return f"{', '.join(most)} and {last}" if most else last
 
     @property
     def label(self) -> str:
         """What the figures are, in a sentence without its full stop."""
-        rules: dict[str, list[str]] = {}
-        for rule, metric in self.metrics.items():
-            rules.setdefault(metric["label"], []).append(rule)
-        return "; ".join(f"{_title(alike)}: {label}" for label, alike in rules.items())
+        return f"{self.title}: {LABEL}"
 
     @cached_property
     def details(self) -> dict[str, tuple[Row, ...]]:
@@ -283,12 +281,6 @@ def compare(
     return Comparison(
         machine, network, metrics, rows, energies, _same_memories(tables), found, training, dict(areas or {}), left_out
     )
-
-
-def _title(rules: Sequence[str]) -> str:
-    """Rules in a sentence."""
-    *most, last = (NAMES[rule] for rule in rules)
-    return f"{', '.join(most)} and {last}" if most else last
 
 
 def _same_memories(tables: Mapping[str, Technology]) -> tuple[tuple[str, ...], ...]:

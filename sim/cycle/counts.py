@@ -43,8 +43,9 @@ COMPONENTS = (
     "basis table",
     "delta memory",
 )
-"""Where. The column memory, of slope bits and shifted signals, is the windowed datapath's. The delta memory keeps
-signals that are not yet shifted, BP's, and on the windowed datapath the errors that DFA waits for."""
+"""Where. The column memory, of slope bits, BP's indices of the largest and shifted signals, is the windowed datapath's.
+The delta memory keeps signals that are not yet shifted, BP's, and on the windowed datapath the errors that DFA waits
+for."""
 
 Key = tuple[str, str, str]
 

@@ -8,6 +8,7 @@ convolutions and batches.
 
 from sim.cycle.counts import kept_bits
 from sim.cycle.step import Step
+from sim.cycle.windowed_counts import INDEX_BITS
 from sim.cycle.windowed_memory import windowed_memory_bytes
 from spec.basis import Basis
 from spec.machine import ACT_BITS, WEIGHT_BITS, Machine
@@ -62,7 +63,7 @@ def peak_bytes(step: Step) -> int:
 def allocated_bytes(machine: Machine) -> dict[str, int]:
     """Bytes that the machine has, whatever it runs: PE memories, biases, activation banks; slope bits and signals.
 
-    A machine for convolutions that does not learn lacks the last two.
+    A machine for convolutions that does not learn lacks the last two; under BP slope bits are with indices.
     """
     biases = machine.bias_bank_depth * machine.cols if machine.windowed else machine.bias_depth
     found = {
@@ -71,8 +72,11 @@ def allocated_bytes(machine: Machine) -> dict[str, int]:
         "activation banks": machine.rows * machine.activation_depth * ACT_BITS // 8,
     }
     if machine.windowed and machine.learning.learns:
-        found["slopes"] = _bytes(machine.slope_depth * machine.cols)
-        found["signals"] = _bytes(machine.signal_depth * machine.cols * machine.delta_bits)
+        transposes = machine.learning.transposes
+        indices = machine.index_depth * INDEX_BITS if transposes else 0
+        found["slopes"] = _bytes((machine.slope_depth + indices) * machine.cols)
+        width = machine.signal_bits if transposes else machine.delta_bits
+        found["signals"] = _bytes(machine.signal_depth * machine.cols * width)
     return found
 
 

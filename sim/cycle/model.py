@@ -1,21 +1,21 @@
 """Closed forms of a training step: cycles by phase, multiplications and actions, layer by layer.
 
 ``sim.cycle.dense`` holds those of fully connected layers at batch 1, ``sim.cycle.windowed`` those of convolutions and
-batches, ``sim.cycle.windowed_bp`` a model there; this module chooses. ``sim.cycle.stepped`` and
-``sim.cycle.windowed_stepped`` count the same by walking the steps one by one.
+batches; this module chooses. ``sim.cycle.stepped`` and ``sim.cycle.windowed_stepped`` count the same by walking the
+steps one by one.
 """
 
 from dataclasses import replace
 
-from sim.cycle import dense, windowed, windowed_bp
-from sim.cycle.step import CYCLE_PHASES, MODELLED, LayerStep, Step
-from spec.errors import SpecError, check_choice, check_int
+from sim.cycle import dense, windowed
+from sim.cycle.step import CYCLE_PHASES, LayerStep, Step
+from spec.errors import check_choice, check_int
 from spec.machine import Machine
 from spec.network import Network
 from spec.program import Program, program_for
 from spec.rules import RULES
 
-__all__ = ["CYCLE_PHASES", "MODELLED", "LayerStep", "Step", "inference_step", "of_batch", "training_step"]
+__all__ = ["CYCLE_PHASES", "LayerStep", "Step", "inference_step", "of_batch", "training_step"]
 
 MAX_BATCH = 128
 """The largest batch of a recipe."""
@@ -32,22 +32,17 @@ def training_step(
 
     A smaller batch than the recipe's is one that the samples did not fill. ``train_hidden=False``: the hidden layers
     are frozen. ``rule``: that of a machine built otherwise alike, the machine's own if not said otherwise, a name of
-    ``spec.rules.RULES``; of the step of an ``inference`` machine nothing is learned. One of :data:`MODELLED` is, for
-    convolutions and batches, a model of the machine for ``lls``. Raises SpecError when the network does not fit the
-    machine of that rule.
+    ``spec.rules.RULES``; of the step of an ``inference`` machine nothing is learned. Raises SpecError when the network
+    does not fit the machine of that rule.
     """
     rule = machine.rule if rule is None else rule
     check_choice("rule", rule, RULES)
-    modelled = machine.windowed and rule in MODELLED
-    if modelled and not train_hidden:
-        raise SpecError("train_hidden", f"must be true for rule {rule}", train_hidden)
-    machine = machine.built_for("lls" if modelled else rule)
+    machine = machine.built_for(rule)
     network, samples = of_batch(network, batch)
     program = program_for(network, machine, train_hidden)
     if isinstance(program, Program):
         return dense.training_step(machine, network, program)
-    step = windowed_bp.training_step if modelled else windowed.training_step
-    return step(machine, network, program, samples)
+    return windowed.training_step(machine, network, program, samples)
 
 
 def inference_step(machine: Machine, network: Network) -> Step:

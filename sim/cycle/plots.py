@@ -18,7 +18,7 @@ from matplotlib.ticker import MaxNLocator
 
 from sim.cycle.compare import Comparison
 from sim.cycle.dense_report import PURPOSE_TITLES
-from sim.cycle.model import CYCLE_PHASES, MODELLED
+from sim.cycle.model import CYCLE_PHASES
 from sim.cycle.rows import mean
 from sim.cycle.tax import SPOON
 from sim.cycle.text import NAMES, sizes
@@ -336,8 +336,6 @@ def _title(comparison: Comparison, title: str, batch: bool = True) -> str:
     """With network, array and batch below it."""
     machine, network = comparison.machine, comparison.network
     what = f"{sizes(network)} on {machine.rows}x{machine.cols} PEs" + (f", batch {comparison.batch}" if batch else "")
-    if network.windowed and (models := [NAMES[rule] for rule in comparison.rules if rule in MODELLED]):
-        what += f" ({' and '.join(models)}: a model)"
     return f"{title}\n{what}"
 
 

@@ -2,7 +2,7 @@
 
 from sim.cycle.energy import energy_by_component, energy_by_purpose, energy_table
 from sim.cycle.memory import allocated_bytes, memory_by_batch, memory_bytes
-from sim.cycle.step import Step
+from sim.cycle.step import LABEL, Step
 from spec.technology import Technology
 
 __all__ = ["PURPOSE_NAMES", "UNITS", "accesses", "step_metrics"]
@@ -16,7 +16,7 @@ PURPOSE_NAMES = {
 
 UNITS = {
     "rule": "the learning rule",
-    "label": "what the figures are: equal to the RTL, or a model without hardware",
+    "label": "what the figures are",
     "batch": "samples of the training step, which has one update; all other values are those of the whole step",
     "cycles": "clock cycles of one training step, waiting for the host apart",
     "cycles_by_phase": "clock cycles by what the sequencer does",
@@ -26,10 +26,11 @@ UNITS = {
     "the weight gradient counts one a weight, position and sample under every rule",
     "learning_signal_macs": "the learning signal's, by part",
     "multiplications_by_phase": "how many of the MACs are multiplied, by what they are for: sums over the signs of a "
-    "basis are not; in a weight gradient one a weight and learning signal, of which bp has one a position or block of "
-    "max-pooling, the others one a window (of 128 positions at most); the biases' are counted where they are products",
+    "basis are not, nor what meets no signal on bp's way back; in a weight gradient one a weight and learning signal, "
+    "of which bp has one a value that the layer hands on, the others one a window (of 128 positions at most); the "
+    "biases' are counted where they are products",
     "window_additions": "additions of 18 bits, of activations within a window, that stand for multiplications of the "
-    "weight gradient",
+    "weight gradient; of a block of max-pooling bp adds the largest alone",
     "utilization": "0 to 1: multiplications of forward pass and weight gradient / (rows x columns x cycles)",
     "energy_pj": "picojoule of one step: actions times the technology's energy an action",
     "energy_by_phase_pj": "picojoule by what the work is for",
@@ -66,7 +67,7 @@ def step_metrics(step: Step, technology: Technology) -> dict:
     device = step.machine.device
     return {
         "rule": step.rule,
-        "label": step.label,
+        "label": LABEL,
         "batch": step.batch,
         "cycles": step.cycles,
         "cycles_by_phase": step.cycles_by_phase,

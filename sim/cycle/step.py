@@ -15,12 +15,10 @@ from spec.program import Program
 from spec.timing import FINISH_CYCLES
 from spec.windowed_program import WindowedProgram
 
-__all__ = ["CYCLE_PHASES", "MODELLED", "LayerStep", "Step", "multiplied"]
+__all__ = ["CYCLE_PHASES", "LABEL", "LayerStep", "Step", "multiplied"]
 
-MODELLED = ("bp",)
-"""Rules that no hardware for convolutions and batches has: they are models of the array there."""
-CLOSED_FORM = "closed form, equal to the RTL on every tested shape"
-MODEL = "model, no hardware yet"
+LABEL = "closed form, equal to the RTL on every tested shape"
+"""What the figures are."""
 CYCLE_PHASES = ("setup", "forward", "signal", "update", "finish")
 """The phases of a step; ``wait`` is not one, since it depends on the host."""
 SIGN_SUMS = ("scores", "gradient", "feedback")
@@ -69,11 +67,6 @@ class Step:
     program: Program | WindowedProgram
     layers: tuple[LayerStep, ...]
     batch: int = 1
-
-    @property
-    def label(self) -> str:
-        """What the figures are."""
-        return MODEL if self.machine.windowed and self.rule in MODELLED else CLOSED_FORM
 
     @property
     def cycles_by_phase(self) -> dict[str, int]:

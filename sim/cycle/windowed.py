@@ -1,10 +1,10 @@
 """Closed forms of a step of convolutions and batches, as the windowed datapath does it under each learning rule.
 
-The phases, and where their cycles come from, are in ``docs/convolutions.md``, section 6, and ``docs/rules.md``, section
-5; the forms themselves are in ``spec.windowed_timing``, the actions in ``sim.cycle.windowed_counts``.
+The phases, and where their cycles come from, are in ``docs/convolutions.md``, section 6, and ``docs/rules.md``,
+sections 5 and 6; the forms themselves are in ``spec.windowed_timing``, the actions in ``sim.cycle.windowed_counts``.
 ``sim.cycle.windowed_stepped`` counts the same by walking the steps one by one. A layer goes forward and forms its
-signal once a sample, and is updated once a batch; it is set up once a batch, twice where it waits for the output
-layer's errors.
+signal once a sample, and is updated once a batch, as is the way back through it; it is set up once a batch, twice where
+it waits for the output layer's errors.
 """
 
 from sim.cycle import windowed_counts as count
@@ -15,8 +15,8 @@ from spec.basis import Basis
 from spec.machine import Machine
 from spec.network import Network
 from spec.rules import RULES
-from spec.windowed_program import WindowedProgram
-from spec.windowed_timing import forward_cycles, setup_cycles, signal_cycles, update_cycles
+from spec.windowed_program import BackDescriptor, WindowedProgram
+from spec.windowed_timing import back_cycles, forward_cycles, setup_cycles, signal_cycles, update_cycles
 
 __all__ = ["inference_step", "training_step"]
 
@@ -53,15 +53,15 @@ def _step(rule: str, machine: Machine, network: Network, program: WindowedProgra
         counts = count.forward(work, first=number == 0)
         if trains:
             macs["update"] = {"matrix": work.macs}
-            counts += count.update(work, work.parts, summed=True)
+            counts += count.update(work)
             counts += count.local_memories(work)
-            if learning.waits:
-                counts += count.tile_biases(work)
-            else:
-                counts += count.bias_update(work, layer.windows, weighted=not layer.is_output)
+            counts += count.tile_biases(work) if learning.waits else count.bias_update(work)
             if layer.is_output or learning.scores:
                 counts += softmax(network.classes) * batch
-            if not layer.is_output:
+            if learning.transposes:
+                if layer.is_output:
+                    counts += count.kept_signals(work, network.classes)
+            elif not layer.is_output:
                 parts, found = _hidden_signal(work, basis)
                 macs["signal"] = {part: batch * n for part, n in parts.items()}
                 counts += found
@@ -71,10 +71,15 @@ def _step(rule: str, machine: Machine, network: Network, program: WindowedProgra
         if trains:
             multiplications["update"] = batch * work.parts * geometry.weights
             multiplications["update"] += 0 if layer.is_output or learning.waits else batch * layer.latents
+        if trains and isinstance(layer, BackDescriptor) and layer.trains_below:
+            cycles["signal"] += back_cycles(layer, machine, batch)
+            macs["signal"] = {"transposed weights": work.macs}
+            multiplications["signal"] = work.back_products
+            counts += count.back(work)
         layers.append(
             LayerStep(
                 number, geometry.taps, layer.channels, cycles, macs, counts, multiplications,
-                work.macs if trains else 0, layer.positions, layer.windows,
+                batch * work.adding * geometry.weights if trains else 0, layer.positions, layer.windows,
             )
         )  # fmt: skip
     return Step(rule, machine, network, program, tuple(layers), batch)

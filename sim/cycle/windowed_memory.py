@@ -6,49 +6,45 @@ of partial sums while the batch passes, so weights cost the same under every rul
 are left out, alike for every rule. See :func:`windowed_memory_bytes` for each purpose.
 """
 
-import math
 from collections.abc import Sequence
 
 from sim.cycle.counts import kept_bits
-from sim.cycle.windowed_bp import blocks
-from sim.cycle.windowed_counts import WEIGHT_BITS_OF_LATENT
+from sim.cycle.windowed_counts import INDEX_BITS, WEIGHT_BITS_OF_LATENT
 from spec import layout
 from spec.basis import Basis
 from spec.errors import check_choice
-from spec.geometry import LayerGeometry
 from spec.machine import ACT_BITS, ERROR_BITS, WEIGHT_BITS, Machine
 from spec.network import Network
 from spec.rules import RULES
+from spec.windowed import windows_of
 
-__all__ = ["INDEX_BITS", "windowed_memory_bytes"]
-
-INDEX_BITS = 2
-"""Which of a 2x2 block was the largest."""
+__all__ = ["windowed_memory_bytes"]
 
 
 def windowed_memory_bytes(network: Network, machine: Machine, rule: str, batch: int) -> dict[str, int]:
     """Bytes by purpose of a step of a rule of ``spec.rules.RULES`` with ``batch`` samples.
 
     - ``weights``: words of all PEs. ``biases``: with the sums of a layer's bias gradients, when a batch has several
-      samples; DFA adds a tile's up in the update, in registers.
+      samples; DFA and BP add a tile's up in the update, in registers.
     - ``input buffers``: two batches of samples, one being loaded.
     - ``activations``: maps as the next layer reads them, after pooling, with the pitch of their rows: two layers' (the
       one being read, the one being written), of a rule that waits every hidden layer's.
-    - ``slopes``: a bit a position of one layer, all columns of its tiles; DFA: of all layers. BP keeps a bit a signal
-      of every hidden layer, and behind max-pooling, where only a block's largest has a signal, 2 more for its place.
+    - ``slopes``: a bit a position of one layer, all columns of its tiles; DFA and BP: of all layers. Of a layer that
+      max-pools BP keeps that of a block's largest alone, and 2 more for its place.
     - ``latents``: the learning-signal unit's, of one sample, each with its bias's weight: LLS the latents, DRTP whether
       each is saturated, and where. ``basis table``: of the layer with the most latents.
     - ``deltas``: shifted signals of one layer, one a window and channel, of all columns of its tiles; DFA: and all
-      samples' errors. BP keeps 8-bit signals, pooled, of the two layers between which they are passed.
+      samples' errors. BP keeps signals of 12 bits, one a value that is handed on, of the two layers between which they
+      are passed.
     """
     check_choice("rule", rule, RULES)
-    needs, basis = RULES[rule], Basis(network.basis, network.classes)
+    machine, needs, basis = machine.built_for(rule), RULES[rule], Basis(network.basis, network.classes)
     layers, hidden = network.geometry, network.geometry[:-1]
     R, C = machine.rows, machine.cols
     tiles = [-(-layer.channels // C) for layer in layers]
     maps = [layout.words(layer, R) * R for layer in layers[1:]]
     words = sum(count * layout.steps(layer, R) for count, layer in zip(tiles, layers, strict=True))
-    summed = needs.learns and needs.error != "output" and batch > 1
+    summed = needs.learns and not needs.waits and batch > 1
     sums = max(layer.channels for layer in layers) * machine.psum_bits if summed else 0
     found = {
         "weights": words * machine.pes * WEIGHT_BITS // 8,
@@ -61,14 +57,19 @@ def windowed_memory_bytes(network: Network, machine: Machine, rule: str, batch: 
         "basis table": 0,
         "deltas": 0,
     }
-    if needs.transposes:
-        found["slopes"] = sum(_bytes(batch * _mask_bits(layer)) for layer in hidden)
-        found["deltas"] = batch * _largest_neighbours([math.prod(layer.input) for layer in layers[1:]], network.classes)
-    elif needs.learns:
-        slopes = [count * C * layer.positions for count, layer in zip(tiles, layers, strict=True)]
-        signals = (count * C * layer.windows for count, layer in zip(tiles, layers, strict=True))
-        latents = max((layer.latents for layer in hidden), default=0)
+    if needs.learns:
+        windows = [windows_of(layer, machine) for layer in layers]
+        chosen = [needs.transposes and layer.pool == "max" for layer in layers]
+        signals = [count * C * of.count for count, of in zip(tiles, windows, strict=True)]
+        slopes = [
+            size * (1 + INDEX_BITS) if one else count * C * of.positions
+            for count, of, size, one in zip(tiles, windows, signals, chosen, strict=True)
+        ]
         found["slopes"] = _bytes(batch * (sum(slopes) if needs.waits else max(slopes)))
+        if needs.transposes:
+            found["deltas"] = _bytes(batch * _in_turn(signals) * machine.signal_bits)
+            return found
+        latents = max((layer.latents for layer in hidden), default=0)
         found["deltas"] = _bytes(batch * max(signals) * machine.delta_bits)
         found["basis table"] = _table(basis, latents)
         if needs.waits:
@@ -82,19 +83,6 @@ def windowed_memory_bytes(network: Network, machine: Machine, rule: str, batch: 
 def _in_turn(sizes: Sequence[int]) -> int:
     """What two places hold when layers use them in turn."""
     return sum(max(sizes[parity::2], default=0) for parity in (0, 1))
-
-
-def _mask_bits(layer: LayerGeometry) -> int:
-    """Bits that BP keeps of a hidden layer's map to send signals back through slope and pooling."""
-    if layer.pool == "max":
-        return blocks(layer) * layer.channels * (1 + INDEX_BITS)
-    return layer.positions * layer.channels
-
-
-def _largest_neighbours(sizes: Sequence[int], classes: int) -> int:
-    """Bytes of signals between two layers: those that one has got and those that it passes on."""
-    own = [*sizes, classes]
-    return max((a + b for a, b in zip(own, own[1:], strict=False)), default=classes)
 
 
 def _table(basis: Basis, entries: int) -> int:

@@ -12,13 +12,12 @@ ALIKE = (*PARAMETERS, "input buffers")
 NOTES = (
     "- MACs are those of the usual form of the arithmetic, one a weight, position and sample, for forward pass and "
     "weight gradient; cycles and energy include padding.",
-    "- Each rule but BP is that of a machine built for it, with the depths of memories that the machine's file has for "
-    "it. Its pixels of a window share a signal: the array adds their activations and multiplies once a window. DFA's "
-    "feedback, and DRTP's, is the network's basis.",
-    "- BP is a model, no hardware yet, taken at its best: no `Wᵀδ` for the first layer, a step of it in every cycle, "
-    "nothing drained between samples of a hidden layer; a product only where max-pooling has left a signal, and one a "
-    "window where the next layer reads latents; indices and slope bits for no energy. It reads weights at every "
-    "position, as the forward pass does. Its extra lanes and accumulators are not priced in area.",
+    "- Each rule is that of a machine built for it, with the depths of memories that the machine's file has for it. "
+    "Pixels of a window share a signal: the array adds their activations and multiplies once a window. DFA's feedback, "
+    "and DRTP's, is the network's basis.",
+    "- BP has a signal of 12 bits for each value that a layer hands on, a pixel, the largest of a block or a latent. "
+    "A block's other pixels have none, and max-pooling's odd rows and columns are not computed. Its way back reads "
+    "weights at every position, as the forward pass does; there is none through the first layer.",
     "- Under every rule the sum of a weight's gradient stays in its PE while the batch passes: no memory keeps it.",
     "- Memory is what a step keeps, with the padding of its placement, whether or not the machine has so much.",
 )
@@ -42,8 +41,8 @@ def claims(metrics: Mapping[str, dict]) -> list[str]:
         f"rule as much. Of its MACs LLS multiplies {products[0]} here, BP {products[1]}: additions within windows, "
         f"{sums[0]} and {sums[1]} of 18 bits, stand for the other products of the weight gradient, signs of the basis "
         "for those of the class scores, and zeros behind max-pooling for some of BP's.",
-        '- Memory: "half" is said of what a batch keeps. BP is taken at its cheapest: maps after pooling, slope bits, '
-        "2 bits a pooled block, signals of two layers.",
+        '- Memory: "half" is said of what a batch keeps. BP keeps maps after pooling, slope bits, 2 bits a pooled '
+        "block, signals of two layers.",
         "",
         f"| batch | all memory: {heads} | BP/LLS | without parameters and inputs: {heads} | BP/LLS |",
         "|---:|" + "---:|" * (2 * len(metrics) + 2),

@@ -1,32 +1,34 @@
-"""A batch of convolutions walked cycle by cycle, under each learning rule: the witness of ``windowed`` and of
-``windowed_bp``.
+"""A batch of convolutions walked cycle by cycle, under each learning rule: the witness of ``windowed``.
 
 Positions are issued in walk order, go down the diagonal control line and meet their PEs; sums come out at the columns,
 windows' latents leave one a cycle, updates read slope bits back, with the latencies of ``docs/convolutions.md``,
-section 6, in the order of phases of ``docs/rules.md``, section 5. Events are counted where they happen, padding with
-them. On the way it checks what the timing rests on: a result a column and cycle, no two latents in one cycle, slope
-bits read back in the order in which they were written, no weight visited twice in an update. The interval between
-positions is found by trying, not by its formula.
+section 6, in the order of phases of ``docs/rules.md``, sections 5 and 6. Events are counted where they happen, padding
+with them. On the way it checks what the timing rests on: a result a column and cycle, no two latents in one cycle,
+slope bits read back in the order in which they were written, no weight visited twice in an update, on the way back a
+total a cycle, every product of the forward pass once, and the last signal there before it is needed. The interval
+between positions is found by trying, not by its formula.
 
 It is meant for tests: time grows with PEs times steps.
 """
 
 import itertools
 import math
-import random
 from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import count
+from typing import TypeVar
 
 from sim.cycle.stepped import PHASES, RESULT_LATENCY, WRITE_PORT, Visit, Walk, WalkedLayer, merged
 from spec.geometry import LayerGeometry
 from spec.machine import Machine
 from spec.network import Network
-from spec.rules import RULES, Rule
+from spec.rules import Rule
+from spec.windowed import Windows, windows_of
 from spec.windowed_timing import (
     ARGMAX_TAIL,
+    BACK_TAIL,
     FEEDBACK_TAIL,
     FINISH_CYCLES,
     FORWARD_TAIL,
@@ -38,7 +40,7 @@ from spec.windowed_timing import (
     setup_cycles,
 )
 
-__all__ = ["walk_windowed_bp", "walk_windowed_step"]
+__all__ = ["walk_windowed_step"]
 
 LEAD = 7
 """From the cycle in which a step's map addresses are formed to that in which it is issued to the array."""
@@ -66,6 +68,23 @@ Step = tuple[int, int, int, int]
 """Sample, column tile, step of a position, position in walk order."""
 
 
+S = TypeVar("S")
+
+
+@dataclass(frozen=True)
+class _BackStep:
+    """A step of the way back: for what the layer read at ``place``, the tap at ``kernel`` of the position that reads it
+    there, if there is one."""
+
+    sample: int
+    place: tuple[int, int]
+    row_tile: int
+    tile: int
+    kernel: tuple[int, int]
+    position: tuple[int, int] | None
+    last: bool
+
+
 @dataclass
 class _Layer:
     """A layer on its way through the array."""
@@ -76,19 +95,19 @@ class _Layer:
     output: bool
     train: bool
     batch: int
-    random: random.Random
 
     def __post_init__(self) -> None:
         self.events: Counter[tuple[str, str]] = Counter()
         self.macs: Counter[str] = Counter()
         self.multiplied: Counter[str] = Counter()
-        self.positions = list(_positions(self.geometry))
+        self.windows = windows_of(self.geometry, self.machine)
+        self.chosen = self.rule.transposes and self.geometry.pool == "max"
+        self.positions = list(_positions(self.windows, self.geometry.pool == "max"))
         self.tiles = len(range(0, self.geometry.channels, self.machine.cols))
         depth = 1 if self.geometry.depthwise else self.machine.rows
         self.steps = len(range(0, self.geometry.taps, depth))
         self.passed = 0
         self.slopes: list[tuple[int, int, int]] = []
-        self.largest: dict[tuple[int, int, tuple[int, int]], tuple[int, int]] = {}
 
     def real(self, r: int, c: int, jt: int, step: int) -> bool:
         """Whether PE(r, c) holds a weight at this step of this tile, not padding."""
@@ -97,22 +116,15 @@ class _Layer:
             return r == c and channel < self.geometry.channels
         return channel < self.geometry.channels and step * self.machine.rows + r < self.geometry.taps
 
-    def has_signal(self, sample: int, channel: int, position: _Position) -> bool:
-        """BP: whether a signal arrives here, which behind max-pooling is at the largest of a block, somewhere in it."""
-        if not self.rule.transposes or self.geometry.pool != "max":
-            return True
-        if position.block is None:
-            return False
-        by, bx = position.block
-        places = [(by + dy, bx + dx) for dy in (0, 1) for dx in (0, 1)]
-        key = (sample, channel, position.block)
-        return self.largest.setdefault(key, self.random.choice(places)) == (position.y, position.x)
+    def adds(self, position: _Position) -> bool:
+        """Whether a pixel has a slope bit and a part in the gradient: under BP one of a block, said to be the last."""
+        return position.ends_block or not self.chosen
 
-    def pass_through(self, issued: Iterable[tuple[int, Step]], at_pe: Callable[[int, int, int, Step], None]) -> int:
+    def pass_through(self, issued: Iterable[tuple[int, S]], at_pe: Callable[[int, int, int, S], None]) -> int:
         """Sends steps, each with its cycle, down the control line; ``at_pe(cycle, r, c, step)``. Returns the last
         step's cycle."""
         R, C = self.machine.rows, self.machine.cols
-        line: deque[Step | None] = deque([None] * (R + C - 1))
+        line: deque[S | None] = deque([None] * (R + C - 1))
         waiting = iter(issued)
         coming = next(waiting, None)
         last = 0
@@ -131,9 +143,9 @@ class _Layer:
                 return last
         raise AssertionError
 
-    def forward(self, sample: int, start: int, interval: int) -> int:
-        """A sample's forward pass, its first addresses formed in cycle ``start``; returns the last total's cycle."""
-        machine, events = self.machine, self.events
+    def forward(self) -> int:
+        """The next sample's forward pass: cycles of the phase."""
+        machine, events, sample = self.machine, self.events, self.passed
         self.passed += 1
         results: Counter[tuple[int, int]] = Counter()
         latents: Counter[int] = Counter()
@@ -143,12 +155,13 @@ class _Layer:
             for jt in range(self.tiles):
                 for p in range(len(self.positions)):
                     for step in range(self.steps):
-                        yield start + number * interval + step + LEAD, (sample, jt, step, p)
+                        yield number * self.interval + step + LEAD, (sample, jt, step, p)
                     number += 1
 
         def at_pe(cycle: int, r: int, c: int, found: Step) -> None:
             _, jt, step, p = found
-            self.meet("forward", r, c, jt, step)
+            self.macs["forward"] += self.real(r, c, jt, step)
+            events["forward", "multiply"] += 1
             events["forward", "weight_read"] += 1
             if c == 0:
                 events["forward", "activation_read"] += 1
@@ -165,7 +178,7 @@ class _Layer:
         assert set(results.values()) == {1}, "a column has two results in one cycle"
         if self.needs_latents:
             assert set(latents.values()) == {1}, "two latents leave in one cycle"
-        return max(cycle for cycle, _ in results)
+        return max(cycle for cycle, _ in results) + COLUMNS + 1
 
     @property
     def needs_latents(self) -> bool:
@@ -180,17 +193,13 @@ class _Layer:
         events["forward", "bias_read"] += p == 0
         if position.ends_window:
             events["forward", "latent"] += 1
-        if c == 0:
+        if c == 0 and self.adds(position):
             self.slopes.append((sample, jt, p))
+            events["update", "slope_write"] += self.train
         written = position.block is not None and position.ends_block
         if self.geometry.pool != "max":
             written = position.ends_window if self.geometry.pool == "latent" else True
         events["forward", "activation_write"] += real and written and not self.output
-
-    def meet(self, purpose: str, r: int, c: int, jt: int, step: int) -> None:
-        """A PE multiplies, forward or ``Wᵀδ``."""
-        self.events[purpose, "multiply"] += 1
-        self.macs[purpose] += self.real(r, c, jt, step)
 
     @cached_property
     def interval(self) -> int:
@@ -215,9 +224,11 @@ class _Layer:
             for _ in range(classes):
                 cycles += 1
                 if walk == "errors" and self.rule.waits:
-                    self.events["signal", "error_write"] += 1
+                    self.events["signal", "delta_write" if self.rule.transposes else "error_write"] += 1
+        if self.rule.transposes:
+            return cycles + PLAIN_SIGNAL_TAIL
         signals = self.signals()
-        return cycles + (signals + SIGNAL_TAIL if self.rule.scores or self.rule.transposes else PLAIN_SIGNAL_TAIL)
+        return cycles + (signals + SIGNAL_TAIL if self.rule.scores else PLAIN_SIGNAL_TAIL)
 
     def signals(self) -> int:
         """The signals of a sample, one a cycle: cycles."""
@@ -249,37 +260,84 @@ class _Layer:
         """The largest score: cycles of the phase."""
         return len(range(classes)) + (ARGMAX_TAIL if self.rule.scores else PLAIN_ARGMAX_TAIL)
 
-    def transposed(self) -> int:
-        """BP's ``Wᵀδ`` of all samples: the cycles up to the last step."""
-        events, machine = self.events, self.machine
+    def back(self) -> tuple[int, int]:
+        """The way back of all samples: cycles of the phase, and the cycle in which its last total is seen.
 
-        def issued() -> Iterator[tuple[int, Step]]:
-            cycle = 0
-            for sample in range(self.batch):
-                for p in range(len(self.positions)):
-                    for step in range(self.steps):
-                        for jt in range(self.tiles):
-                            yield cycle, (sample, jt, step, p)
-                            cycle += 1
+        A signal that is a block's is counted at each of its pixels, of which one has it.
+        """
+        events, geometry, (R, C) = self.events, self.geometry, (self.machine.rows, self.machine.cols)
+        height, width, channels = geometry.input
+        totals: Counter[int] = Counter()
+        met: Counter[tuple[tuple[int, int], tuple[int, int], int]] = Counter()
+        steps, end = [], 0
+        for sample, y, x in itertools.product(range(self.batch), range(height), range(width)):
+            for row_tile in range(0, self.tiles if geometry.depthwise else -(-channels // R)):
+                found = list(self._back_steps(sample, (y, x), row_tile))
+                end += max(len(found), R)
+                # Idle cycles come first, so that the last steps of row tiles, too, are as far apart.
+                steps += [(end - len(found) + n, step) for n, step in enumerate(found)]
 
-        def at_pe(cycle: int, r: int, c: int, found: Step) -> None:
-            sample, jt, step, p = found
+        def at_pe(cycle: int, r: int, c: int, step: _BackStep) -> None:
+            row = step.row_tile * (C if geometry.depthwise else R) + r
+            channel = step.tile * C + c
+            real = row < channels and channel < geometry.channels and (r == c or not geometry.depthwise)
             events["signal", "add"] += 1
-            events["signal", "accumulate"] += c == machine.cols - 1
             events["signal", "weight_read"] += 1
-            self.macs["signal"] += self.real(r, c, jt, step)
-            if self.has_signal(sample, jt * machine.cols + c, self.positions[p]):
+            events["signal", "slope_read"] += r == c == 0
+            events["signal", "delta_read"] += r == 0
+            if step.position is not None:
                 events["signal", "multiply"] += 1
-                events["signal", "delta_read"] += r == 0
-                self.multiplied["signal"] += self.real(r, c, jt, step)
+                self.multiplied["signal"] += real
+                if real and step.sample == 0:
+                    met[step.position, step.kernel, channel] += 1
+            if c == C - 1:
+                events["signal", "accumulate"] += 1
+                if step.last:
+                    events["signal", "total"] += 1
+                    totals[cycle + 1 + RESULT_LATENCY] += 1
+                    if row < channels and r < (C if geometry.depthwise else R):
+                        events["signal", "delta_write"] += 1
 
-        events["signal", "delta_write"] += self.batch * math.prod(self.geometry.input)
-        return self.pass_through(issued(), at_pe) + 1
+        self.pass_through(steps, at_pe)
+        assert set(totals.values()) == {1}, "two rows finish in one cycle"
+        once = {1 if geometry.depthwise else channels}
+        assert met.keys() == self._met() and set(met.values()) <= once, "not every product of the forward pass once"
+        return end + BACK_TAIL, max(totals)
+
+    def _back_steps(self, sample: int, place: tuple[int, int], row_tile: int) -> Iterator[_BackStep]:
+        """The steps of a row tile at a place of the map: of every tap that meets it, of every column tile."""
+        geometry = self.geometry
+        below = [side + geometry.padding for side in place]
+        rows, columns = (
+            list(range(side % geometry.stride, size, geometry.stride)) or [side % geometry.stride]
+            for side, size in zip(below, geometry.kernel, strict=True)
+        )
+        tiles = [row_tile] if geometry.depthwise else range(self.tiles)
+        found = list(itertools.product(rows, columns, tiles))
+        for number, (ky, kx, tile) in enumerate(found):
+            y, x = ((side - tap) // geometry.stride for side, tap in zip(below, (ky, kx), strict=True))
+            inside = 0 <= y < self.windows.height and 0 <= x < self.windows.width
+            inside = inside and ky < geometry.kernel[0] and kx < geometry.kernel[1]
+            yield _BackStep(
+                sample, place, row_tile, tile, (ky, kx), (y, x) if inside else None, number == len(found) - 1
+            )
+
+    def _met(self) -> set[tuple[tuple[int, int], tuple[int, int], int]]:
+        """Positions, taps and channels of the forward pass that read something of the map."""
+        geometry, found = self.geometry, set()
+        for position, kernel in itertools.product(self.positions, itertools.product(*map(range, geometry.kernel))):
+            places = [
+                side * geometry.stride - geometry.padding + tap
+                for side, tap in zip((position.y, position.x), kernel, strict=True)
+            ]
+            if all(0 <= place < size for place, size in zip(places, geometry.input[:2], strict=True)):
+                found |= {((position.y, position.x), kernel, channel) for channel in range(geometry.channels)}
+        return found
 
     @property
     def sums_biases(self) -> bool:
         """Whether columns add up their biases' gradients while the array is updated."""
-        return self.rule.error == "output"
+        return self.rule.waits
 
     def tile_interval(self) -> int:
         """Cycles from one column tile of an update to the next: where columns add up their biases meanwhile, the least
@@ -295,8 +353,7 @@ class _Layer:
 
     def update(self) -> int:
         """The update of all samples: cycles of the phase, which end after the last write."""
-        machine, events, positions = self.machine, self.events, self.positions
-        apart = self.rule.transposes and self.geometry.pool != "latent"
+        events, positions = self.events, self.positions
         filled: dict[tuple[int, int], int] = {}
         visited: Counter[tuple[int, int, int, int]] = Counter()
         ended: Counter[int] = Counter()
@@ -318,24 +375,21 @@ class _Layer:
             if c == 0:
                 events["update", "activation_read"] += 1
             if r == c == 0:
-                assert written[jt][sample * len(positions) + p] == (sample, jt, p), "another position's slope bits"
-                events["update", "slope_read"] += 1
+                if self.adds(position):
+                    read = len(written[jt]) * sample // self.batch + sum(map(self.adds, positions[:p]))
+                    assert written[jt][read] == (sample, jt, p), "another position's slope bits"
+                    events["update", "slope_read"] += 1
             if r == 0 and position.ends_window:
                 events["update", "signal_read"] += 1
             if r == step == 0 and self.sums_biases:
-                events["update", "bias_add"] += 1
+                events["update", "bias_add"] += self.adds(position)
                 if (sample, p) == (self.batch - 1, len(positions) - 1):
                     ended[cycle] += 1
-            if apart:
-                applied = self.has_signal(sample, jt * machine.cols + c, position)
-            else:
-                events["update", "window_add"] += 1
-                filled[r, c] = filled.get((r, c), 0) + 1
-                applied = position.ends_window or filled[r, c] == largest
-            if applied:
+            events["update", "window_add"] += self.adds(position)
+            filled[r, c] = filled.get((r, c), 0) + self.adds(position)
+            if position.ends_window or filled[r, c] == largest:
                 filled[r, c] = 0
                 events["update", "multiply"] += 1
-                events["update", "delta_read"] += r == 0
                 self.multiplied["update"] += real
             if (sample, p) == (0, 0):
                 events["update", "weight_read"] += 1
@@ -364,7 +418,7 @@ def walk_windowed_step(
     for number, layer in enumerate(layers):
         visits.append(("setup", number, setup_cycles(machine)))
         for _ in range(layer.batch):
-            visits.append(("forward", number, _drained(layer)))
+            visits.append(("forward", number, layer.forward()))
             if layer.output:
                 walk = layer.errors if layer.train else layer.largest_score
                 visits.append(("signal", number, walk(network.classes)))
@@ -379,28 +433,8 @@ def walk_windowed_step(
     return _walk(layers, visits)
 
 
-def walk_windowed_bp(machine: Machine, network: Network, batch: int | None = None, seed: int = 0) -> Walk:
-    """Walks a batch under backpropagation, on the machine for LLS.
-
-    ``seed``: of the places of the largest in max-pooling's blocks. ``multiplied`` of a layer counts real weights alone.
-    """
-    layers = _layers(machine, network, RULES["bp"], batch, True, True, seed)
-    visits: list[Visit] = []
-    for number, layer in enumerate(layers):
-        setup = setup_cycles(machine)
-        visits += [("setup", number, setup), ("forward", number, 0 if layer.output else _streamed(layer))]
-        for _ in range(layer.batch * layer.output):
-            visits += [("forward", number, _drained(layer)), ("signal", number, layer.errors(network.classes))]
-    for number, layer in reversed(list(enumerate(layers))):
-        visits.append(("setup", number, 0 if layer.output else setup_cycles(machine)))
-        visits.append(("signal", number, layer.transposed() if number else 0))
-        visits.append(("update", number, layer.update()))
-    visits.append(("finish", len(layers) - 1, FINISH_CYCLES * layers[0].batch))
-    return _walk(layers, visits)
-
-
 def _layers(
-    machine: Machine, network: Network, rule: Rule, batch: int | None, learns: bool, hidden: bool, seed: int = 0
+    machine: Machine, network: Network, rule: Rule, batch: int | None, learns: bool, hidden: bool
 ) -> list[_Layer]:
     """The layers before a batch, ``hidden`` ones frozen or not; the first one's input is counted as it is loaded."""
     batch = network.recipe.batch if batch is None else batch
@@ -408,36 +442,29 @@ def _layers(
     layers = []
     for number, geometry in enumerate(network.geometry):
         output = number == last
-        draw = random.Random(f"{seed} {number}")
-        layers.append(_Layer(machine, geometry, rule, output, learns and (hidden or output), batch, draw))
+        layers.append(_Layer(machine, geometry, rule, output, learns and (hidden or output), batch))
     layers[0].events["forward", "activation_write"] += batch * math.prod(network.geometry[0].input)
     return layers
 
 
-def _drained(layer: _Layer) -> int:
-    """A sample's forward phase: its cycles."""
-    return layer.forward(layer.passed, 0, layer.interval) + COLUMNS + 1
-
-
-def _streamed(layer: _Layer) -> int:
-    """All samples' forward passes, the next one's first position as if it were this one's: cycles with one drain."""
-    total = 0
-    for sample in range(layer.batch):
-        start = sample * layer.tiles * len(layer.positions) * layer.interval
-        total = layer.forward(sample, start, layer.interval)
-    return total + COLUMNS + 1
-
-
 def _last_to_first(layers: list[_Layer], classes: int) -> list[Visit]:
-    """Updates once the output layer's errors of all samples are there, each behind the signals made of them."""
+    """Updates once the output layer's errors of all samples are there, each behind the signals made of them, or behind
+    the way back through its weights."""
     visits: list[Visit] = []
     for number, layer in reversed(list(enumerate(layers))):
         if not layer.train:
             break
         if not layer.output:
             visits.append(("setup", number, setup_cycles(layer.machine)))
-            visits += [("signal", number, layer.feedback(classes)) for _ in range(layer.batch)]
-        visits.append(("update", number, layer.update()))
+            if not layer.rule.transposes:
+                visits += [("signal", number, layer.feedback(classes)) for _ in range(layer.batch)]
+        there = since = 0
+        if layer.rule.transposes and number and layers[number - 1].train:
+            since, there = layer.back()
+            visits.append(("signal", number, since))
+        update = layer.update()
+        visits.append(("update", number, update))
+        assert there < since + update, "a signal of the way back is late"
     return visits
 
 
@@ -453,10 +480,10 @@ def _walk(layers: list[_Layer], visits: list[Visit]) -> Walk:
     return Walk(merged(visits), walked)
 
 
-def _positions(geometry: LayerGeometry) -> Iterator[_Position]:
+def _positions(windows: Windows, pools: bool) -> Iterator[_Position]:
     """The positions of a map in walk order: windows, in them blocks where the layer max-pools, in them pixels."""
-    (height, width, _), (wh, ww) = geometry.output, geometry.window
-    side = 2 if geometry.pool == "max" else 1
+    height, width, (wh, ww) = windows.height, windows.width, windows.size
+    side = 2 if pools else 1
     window = 0
     for top in range(0, height, wh):
         for left in range(0, width, ww):

@@ -17,7 +17,8 @@ from spec import memory_map
 from spec.machine import Machine
 from spec.network import Network
 from spec.program import Program, encode, program_for
-from spec.windowed_program import WindowedProgram
+from spec.windowed_program import BackDescriptor, WindowedProgram
+from spec.windowed_timing import back_cycles
 
 __all__ = ["DenseHost", "Host", "Place", "WindowedHost", "Writes", "control", "host_for", "weight_addresses"]
 
@@ -214,6 +215,8 @@ class WindowedHost(Host):
             signal = layer.latents + 3 * self.network.classes + _LAYER_CYCLES
             update = layer.col_tiles * layer.steps * layer.positions
             total += 2 * self.batch * (forward + signal + update) + _LAYER_CYCLES
+            if isinstance(layer, BackDescriptor):
+                total += 2 * back_cycles(layer, self.machine, self.batch)
         return total
 
     @cached_property

@@ -158,13 +158,6 @@ def test_wrong_technologies(refused, tmp_path, command):
 def test_rules_that_the_hardware_does_not_have(refused, backend):
     line = refused("train", "--backend", backend, "--rule", "lls_m")
     assert "--rule" in line and backend in line and "lls_m" in line and "--backend float has" in line
-    # Convolutions and batches have no hardware for backpropagation; it is trained in float.
-    conv = ("--machine", "conv-tiny", "--network", "conv-tiny")
-    line = refused("train", "--backend", backend, "--rule", "bp", *conv)
-    assert "--rule: must be lls or drtp or dfa or frozen" in line and "gradient_bits" in line and "bp" in line
-    assert "--backend float has bp" in line
-    line = refused("generate", "--rule", "bp", *conv)
-    assert "--rule: must be another with gradient_bits" in line and "bp" in line
 
 
 def test_a_machine_for_inference_is_not_trained(refused, own):
@@ -190,6 +183,10 @@ def test_a_machine_that_cannot_be_built_for_a_rule(refused, own, tmp_path):
     line = refused("simulate", *own([("fraction_bits: 12", "fraction_bits: 12\nrule: hebb")]))
     assert "machine.yaml" in line and "rule" in line and "hebb" in line
     more = own([("result_fifo_depth: 64", f"{windowed}\nrules: {{dfa: {{slope_depth: 10}}}}")], BATCHES)
+    # Backpropagation sums a row's channels, of a kernel too.
+    for command in ("simulate", "generate"):
+        line = refused(command, "--rule", "bp", "--machine", "conv-tiny", "--network", "conv-tiny")
+        assert "layers[1] reads 3 channels" in line and "index_depth is 1, 35 too few" in line
     assert main(["simulate", "--rule", "dfa", *more, "--out", str(tmp_path / "fits")]) == 0
 
 

@@ -8,7 +8,16 @@ import pytest
 
 from golden.fixed import FixedModel
 from golden.train import TrainReport
-from sim.benches.networks import NARROW, RULE_DESIGNS, conv, network, random_network, windowed_machine
+from sim.benches.networks import (
+    BACK_DESIGNS,
+    NARROW,
+    RULE_DESIGNS,
+    back_networks,
+    conv,
+    network,
+    random_network,
+    windowed_machine,
+)
 from sim.cycle.model import CYCLE_PHASES, inference_step, training_step
 from sim.cycle.step import Step
 from sim.rtl.backend import RtlBackend
@@ -32,6 +41,7 @@ WINDOWED_DESIGNS = [
     (windowed_machine(4, 4), 10, "sine"),
     (windowed_machine(8, 8), 10, "square"),
     *RULE_DESIGNS.values(),
+    *BACK_DESIGNS,
 ]
 
 
@@ -57,6 +67,11 @@ def networks(rows: int, cols: int, classes: int, basis: str):
 def windowed_networks(machine: Machine, classes: int, basis: str):
     """Corner shapes, shapes that the array divides and does not, random ones, in batches of 1 to 4."""
     r, c, kinds = machine.rows, machine.cols, {"classes": classes, "basis": basis}
+    rng = np.random.default_rng([r, c])
+    if machine.learning.transposes:
+        yield from back_networks(r, classes).values()
+        yield from (random_network(rng, machine, classes, basis) for _ in range(4))
+        return
     yield network((1,), batch=2, **kinds)
     yield network((1, 1, 1), conv(1, 1), **kinds)
     yield network((1, 1, r), conv(3 * c, 1), 2 * c + 1, **kinds)
@@ -67,7 +82,6 @@ def windowed_networks(machine: Machine, classes: int, basis: str):
     yield network((5, 5, c + 1), conv(c + 1, 3, 3, padding=1, depthwise=True, pool="max"), batch=2, **kinds)
     yield network((16, 12, 1), conv(2, 3, 1, padding=1), batch=1, **kinds)
     yield network((3 * r,), 2 * c, c + 1, batch=4, **kinds)
-    rng = np.random.default_rng([r, c])
     for _ in range(8):
         yield random_network(rng, machine, classes, basis)
 

@@ -217,8 +217,8 @@ def test_refusals():
     with pytest.raises(SpecError, match="rule.*lls, drtp, dfa, bp, inference.*'hebb'"):
         training_step(*digits, "hebb")
     convolutions = load_machine("conv-tiny"), load_network("conv-tiny")
-    with pytest.raises(SpecError, match="train_hidden"):
-        training_step(*convolutions, "bp", train_hidden=False)
+    with pytest.raises(SpecError, match="index_depth.*multiple of rows"):
+        training_step(*convolutions, "bp")
     with pytest.raises(SpecError, match="weight_depth"):
         training_step(load_machine("digits"), load_network("mnist"))
     # Two layers' activations would fit, all of them do not.

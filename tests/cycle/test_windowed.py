@@ -6,16 +6,17 @@ from dataclasses import replace
 import pytest
 
 from sim.cycle.counts import COMPONENTS, PURPOSES
-from sim.cycle.model import CYCLE_PHASES, MODELLED, inference_step, training_step
+from sim.cycle.model import CYCLE_PHASES, inference_step, training_step
 from sim.cycle.stepped import Walk
-from sim.cycle.windowed_stepped import walk_windowed_bp, walk_windowed_step
+from sim.cycle.windowed_stepped import walk_windowed_step
 from spec.errors import SpecError
 from spec.machine import Machine, load_machine
 from spec.network import Convolution, FullyConnected, Network, Recipe, load_network
 from spec.rules import RULES
-from spec.windowed_program import WINDOWED_WORDS
+from spec.windowed_program import WINDOWED_WORDS, BackDescriptor
 from spec.windowed_timing import (
     ARGMAX_TAIL,
+    BACK_TAIL,
     FEEDBACK_TAIL,
     FINISH_CYCLES,
     FORWARD_TAIL,
@@ -27,17 +28,16 @@ from spec.windowed_timing import (
     UPDATE_TAIL,
 )
 
-BUILT = [rule for rule in RULES if rule not in MODELLED]
-"""Rules that there is hardware for."""
 ARRAYS = [(1, 1), (2, 1), (2, 2), (4, 1), (4, 2), (4, 3), (4, 4), (8, 3), (8, 8)]
 
 
 def machine_of(rows: int, cols: int, rule: str = "lls") -> Machine:
-    """A machine that every network here fits; sums of 32 bits, so that each is one addition of a technology."""
+    """A machine that every network here fits; sums of 32 bits, so that each is one addition of a technology (under BP
+    wide arrays need up to 34, which is one of 16 more)."""
     return Machine(
         name="m", rows=rows, cols=cols, weight_depth=65536, activation_depth=65536, max_neurons=65535, max_fan_in=255,
         bias_depth=65536, max_layers=64, delta_bits=18, fraction_bits=12, result_fifo_depth=65536, gradient_bits=32,
-        max_batch=128, max_side=255, slope_depth=1 << 20, signal_depth=65536, rule=rule,
+        max_batch=128, max_side=255, slope_depth=1 << 20, signal_depth=65536, index_depth=1 << 20, rule=rule,
     )  # fmt: skip
 
 
@@ -78,6 +78,12 @@ CORNERS = [
     # Fully connected layers of a batch.
     (4, 4, network_of((9,), [FullyConnected(5)], batch=4)),
     (8, 8, network_of((20,), [FullyConnected(17), FullyConnected(3)], 10, batch=2)),
+    # Back through kernels, with and without padding, strides that leave out places, pooling of both kinds.
+    (2, 2, network_of((7, 6, 1), [conv(4, 3, 2, pool="max"), conv(3, 3, 1, padding=1, pool="max")], batch=2)),
+    (2, 1, network_of((6, 5, 1), [conv(2, 1, 2), conv(3, (3, 2), 2, stride=2, padding=1), conv(2, 1, 1, stride=2)])),
+    (4, 4, network_of((6, 6, 2), [conv(4, 3, 3, padding=1, pool="latent"), conv(5, 3, 2, pool="latent")], batch=2)),
+    (4, 2, network_of((5, 6, 3), [conv(3, 3, 1), conv(3, (3, 2), 1, stride=2, padding=1, depthwise=True, pool="max")])),
+    (2, 2, network_of((6, 6, 1), [conv(2, 1, 1), conv(2, 5, 1, padding=2), conv(5, 1, 1, stride=2)], batch=2)),
 ]
 
 
@@ -95,15 +101,16 @@ def some_networks(number: int, seed: int = 1):
                 "stride": draw.randint(1, 2), "padding": draw.randrange(min(kernel)),
                 "pool": draw.choice(("none", "max", "latent")), "depthwise": draw.random() < 0.25,
             }  # fmt: skip
-            channels = channels if options["depthwise"] else draw.randint(1, 9)
+            channels = channels if options["depthwise"] else draw.choice((draw.randint(1, 9), rows))
             layers.append(conv(channels, kernel, (draw.randint(1, 4), draw.randint(1, 4)), **options))
         layers += [FullyConnected(draw.randint(1, 9)) for _ in range(draw.randrange(2))]
         classes, batch = draw.randint(2, 5), draw.randint(1, 3)
         try:
             network = network_of(shape, layers, classes, batch)
-            training_step(machine_of(rows, cols), network)
+            for rule in ("lls", "bp"):
+                training_step(machine_of(rows, cols, rule), network)
         except SpecError:
-            continue  # a map that becomes empty, or too wide a fully connected layer
+            continue  # a map that becomes empty, too wide a fully connected layer, channels that BP cannot read
         found += 1
         yield rows, cols, network
 
@@ -112,11 +119,10 @@ def some_networks(number: int, seed: int = 1):
 @pytest.mark.parametrize("rows, cols, network", [*CORNERS, *some_networks(60)])
 def test_closed_forms_equal_the_stepped_walk(rule, rows, cols, network):
     step = training_step(machine_of(rows, cols), network, rule)
-    walk = walk_windowed_bp if rule in MODELLED else walk_windowed_step
-    check_step(step, walk(step.machine, network))
+    check_step(step, walk_windowed_step(step.machine, network))
 
 
-@pytest.mark.parametrize("rule", BUILT)
+@pytest.mark.parametrize("rule", RULES)
 @pytest.mark.parametrize("rows, cols, network", [*CORNERS[:12], *some_networks(10, seed=2)])
 def test_frozen_and_without_labels_too(rule, rows, cols, network):
     machine = machine_of(rows, cols, rule)
@@ -131,30 +137,38 @@ def check_step(step, walk: Walk):
     assert step.cycles == sum(cycles for *_, cycles in walk.visits)
     for closed, seen in zip(step.layers, walk.layers, strict=True):
         assert closed.cycles == seen.cycles
-        check_macs(closed, seen, rule, closed is step.layers[-1])
+        check_macs(closed, seen, rule, closed is step.layers[-1], step.network.geometry[closed.layer])
         check_forward(machine, closed, seen, step.network)
-        check_update(machine, closed, seen, rule)
-        check_signal(machine, closed, seen, rule)
+        check_update(machine, closed, seen, rule, step.network.geometry[closed.layer])
+        check_signal(machine, closed, seen, rule, step.network.geometry[closed.layer])
         check_signal_unit(closed, seen, step)
 
 
-def check_macs(closed, seen, rule, output):
+def check_macs(closed, seen, rule, output, geometry):
     """MACs and products of real weights."""
-    for purpose, part in (("forward", "matrix"), ("signal", "transposed weights"), ("update", "matrix")):
-        assert closed.macs[purpose].get(part, 0) == seen.macs.get(purpose, 0)
+    for purpose in ("forward", "update"):
+        assert closed.macs[purpose].get("matrix", 0) == seen.macs.get(purpose, 0)
     products = closed.multiplications["update"]
     if not output and not rule.waits:
         products -= seen.events.get(("signal", "signal_write"), 0)  # the biases'
     assert products == seen.multiplied.get("update", 0)
     if rule.transposes:
-        assert closed.multiplications["signal"] == seen.multiplied.get("signal", 0)
-    summed = seen.events.get(("update", "window_add"), 0) > 0
-    assert closed.window_additions == (seen.macs["update"] if summed else 0)
+        goes_back = seen.events.get(("signal", "add"), 0) > 0
+        # Those with zeros around the map count, which the array leaves out; of a block one pixel has the signal.
+        assert closed.macs["signal"] == ({"transposed weights": seen.macs["forward"]} if goes_back else {})
+        assert closed.multiplications["signal"] == seen.multiplied.get("signal", 0) // shared(rule, geometry)
+    assert closed.window_additions == seen.macs.get("update", 0) // shared(rule, geometry)
+
+
+def shared(rule, geometry):
+    """Pixels of a block, of which one is counted."""
+    return 4 if rule.transposes and geometry.pool == "max" else 1
 
 
 def check_forward(machine, closed, seen, network):
     """Array and columns."""
     event, count = reader(closed, seen, "forward")
+    more = machine.psum_bits > 32
     assert count("multiply_8x16", "multipliers") == event("multiply")
     assert count("add_32", "adders") == event("multiply") + event("accumulate")
     assert count("weight_read_32kb", "weight memory") == event("weight_read")
@@ -163,42 +177,51 @@ def check_forward(machine, closed, seen, network):
     assert count("bias_read", "bias unit") == event("bias_read")
     assert count("add_32", "bias unit") == event("result")
     geometry = network.geometry[closed.layer]
-    assert count("add_16", "adders") == event("result") * (2 if geometry.pool == "max" else 1)
+    added = event("result") * (2 if geometry.pool == "max" else 1)
+    assert count("add_16", "adders") == added + more * (event("multiply") + event("accumulate"))
     latents = event("result") + event("latent") if geometry.pool == "latent" else 0
     assert count("add_16", "signal arithmetic") == latents
 
 
-def check_update(machine, closed, seen, rule):
+def check_update(machine, closed, seen, rule, geometry):
     """Array, column memory, bias unit."""
     event, count = reader(closed, seen, "update")
+    more = machine.psum_bits > 32
     products = count("multiply_8x18", "multipliers") + count("multiply_16x16", "multipliers")
     assert products == event("multiply")
     assert count("add_32", "adders") == event("multiply")
-    assert count("add_16", "adders") == event("window_add")
+    assert count("add_16", "adders") == event("window_add") + more * event("multiply")
     assert count("weight_read_32kb", "weight memory") == event("weight_read")
     assert count("weight_write_32kb", "weight memory") == event("weight_write")
     assert count("activation_read_32kb", "activation memory") == event("activation_read")
-    if rule.transposes:
-        assert count("activation_read", "column memory") == count("activation_read_32kb", "column memory") == 0
-        assert count("activation_read", "delta memory") == event("delta_read")
-    else:
-        word = -(-machine.cols // 8)
-        assert count("activation_read_32kb", "column memory") == word * event("slope_read")
-        assert count("activation_read", "column memory") == 3 * event("signal_read")
-        assert count("activation_read", "delta memory") == 0
-    if rule.error == "output":
+    word = column_word(machine, rule, geometry)
+    assert count("activation_read_32kb", "column memory") == word * event("slope_read")
+    assert count("activation_write_32kb", "column memory") == word * event("slope_write")
+    signals = 2 if rule.transposes else 3
+    where, other = ("delta memory", "column memory") if rule.transposes else ("column memory", "delta memory")
+    read = "activation_read_32kb" if rule.transposes else "activation_read"
+    assert count(read, where) == signals * event("signal_read") and count("activation_read", other) == 0
+    if rule.waits:
         assert count("add_32", "bias unit") == event("bias_add")
 
 
-def check_signal(machine, closed, seen, rule):
-    """Column memory; BP's pass through the array."""
+def column_word(machine, rule, geometry):
+    """Bytes of a word of slope bits, with BP behind max-pooling and one of indices."""
+    return -(-machine.cols // 8) + (-(-2 * machine.cols // 8) if shared(rule, geometry) > 1 else 0)
+
+
+def check_signal(machine, closed, seen, rule, geometry):
+    """Column memory; BP's way back through the array."""
     event, count = reader(closed, seen, "signal")
-    assert count("multiply_8x16", "multipliers") == event("multiply")
+    assert count("multiply_16x16", "multipliers") == event("multiply") // shared(rule, geometry)
     assert count("add_32", "adders") == event("add") + event("accumulate")
     assert count("weight_read_32kb", "weight memory") == event("weight_read")
     if rule.transposes:
-        assert count("activation_read", "delta memory") == event("delta_read")
-        assert count("activation_write", "delta memory") == event("delta_write")
+        word = column_word(machine, rule, geometry)
+        assert count("activation_read_32kb", "column memory") == word * event("slope_read")
+        # A signal has 12 bits.
+        assert count("activation_read_32kb", "delta memory") == 2 * event("delta_read")
+        assert count("activation_write_32kb", "delta memory") == 2 * event("delta_write")
     else:
         assert count("activation_write", "column memory") == 3 * event("signal_write")
         # An error has 10 bits.
@@ -209,11 +232,17 @@ def check_signal(machine, closed, seen, rule):
 def check_signal_unit(closed, seen, step):
     """What makes the signals of a layer that trains, on a square basis."""
     rule, batch, K = RULES[step.rule], step.batch, step.network.classes
-    if not closed.cycles["update"] or rule.transposes:
+    if not closed.cycles["update"]:
         return
     event, count = reader(closed, seen, "signal")
     geometry = step.network.geometry[closed.layer]
     n, softmax = geometry.latents, 3 * K
+    if rule.transposes:
+        errors = batch * softmax if closed is step.layers[-1] else 0
+        wide = (step.machine.psum_bits > 32) * event("add")
+        assert count("add_16", "signal arithmetic") == errors + event("total")
+        assert count("add_16", "adders") == wide + event("accumulate")  # totals have 51 bits
+        return
     if closed is step.layers[-1]:
         assert count("add_16", "signal arithmetic") == batch * softmax
         return
@@ -313,7 +342,9 @@ def test_order_of_the_phases():
     assert order("lls") == order("drtp") == f"{' '.join(each.format(n) for n in range(3))} fi2"
     forward = "se0 fo0 se1 fo1 se2 fo2 si2 fo2 si2"
     assert order("dfa") == f"{forward} up2 se1 si1 up1 se0 si0 up0 fi2"
-    for rule in BUILT:
+    # The way back through layer 2 follows its errors; through layer 0 there is none.
+    assert order("bp") == f"{forward} up2 se1 si1 up1 se0 up0 fi2"
+    for rule in RULES:
         assert order(rule, labelled=False) == order("inference") == f"{forward} fi2"
         assert order(rule, train_hidden=False) == f"{forward} {'up2 ' * RULES[rule].learns}fi2"
 
@@ -362,8 +393,11 @@ def test_products_of_smallconv_by_hand():
     # Max-pooling leaves a signal a block; a window's mean goes back to its window.
     pooled = 256 * 27 * 32 + 64 * 288 * 64 + 4 * 576 * 128 + 512 * 512 + 5120
     assert steps["bp"].multiplications_by_phase["update"] == pooled
-    assert steps["bp"].window_additions == 64 * 576 * 128
-    assert steps["bp"].multiplications_by_phase["signal"] == 64 * 288 * 64 + 64 * 576 * 128 + 512 * 512 + 5120
+    # Of a block the largest is added alone.
+    assert steps["bp"].window_additions == pooled + (64 - 4) * 576 * 128
+    # Of 3x3 taps those that read something of a map of 16x16, of 8x8.
+    back = 46 * 46 * 32 * 64 // 4 + 22 * 22 * 64 * 128 + 512 * 512 + 5120
+    assert steps["bp"].multiplications_by_phase["signal"] == back
     # DFA's biases are sums.
     for rule, products in (("drtp", windows + biases), ("dfa", windows)):
         assert steps[rule].multiplications_by_phase == {"forward": network.macs, "signal": 0, "update": products}
@@ -447,22 +481,53 @@ def test_frozen_layers_and_inferences_have_no_signal_and_no_update():
     inference = inference_step(machine, network)
     assert {purpose for (purpose, _, _), _ in inference.counts} == {"forward"}
     assert inference.macs == network.macs
-    with pytest.raises(SpecError, match="train_hidden"):
-        training_step(machine, network, "bp", train_hidden=False)
+    bp = training_step(machine, network, "bp", train_hidden=False)
+    assert bp.macs_by_phase["signal"] == 0 and bp.cycles_by_phase["signal"] == 16 * (3 * 10 + PLAIN_SIGNAL_TAIL)
 
 
-def test_bp_is_taken_at_its_best():
+def test_cycles_of_the_way_back_by_hand():
+    # 5x4 by 3x3, stride 2, padding 1: 3x2 positions. Of the kernel's rows and columns one meets even places, two odd.
+    K, B, R, skew = 3, 2, 4, 4 + 2
+    network = network_of((5, 4, 1), [conv(8, 1, 1), conv(5, 3, 1, stride=2, padding=1)], K, batch=B)
+    step = training_step(machine_of(R, 2, "bp"), network)
+    setup, drain = BackDescriptor.words() + R + SETUP_TAIL, skew + FORWARD_TAIL
+    # Three column tiles: 3 steps a place where one tap meets it, but row tiles are 4 apart; two of 4 channels each.
+    rows, columns = {1: 3, 2: 2}, {1: 2, 2: 2}
+    tile = sum(rows[y] * columns[x] * max(3 * y * x, R) for y in rows for x in columns)
+    assert tile == 6 * 4 + 6 * 6 + 4 * 6 + 4 * 12
+    # 3x2x5 inputs are 8 words; the output layer reads them as one pixel, and has 2 column tiles.
+    first, second, output = (layer.cycles for layer in step.layers)
+    assert first == {
+        "setup": 2 * setup, "finish": 0, "forward": B * (4 * 20 + drain), "signal": 0,
+        "update": 4 * B * 20 + skew + UPDATE_TAIL,
+    }  # fmt: skip
+    assert second == {
+        "setup": 2 * setup, "finish": 0, "forward": B * (3 * 6 * 18 + drain), "signal": B * 2 * tile + BACK_TAIL,
+        "update": 3 * 18 * B * 6 + skew + UPDATE_TAIL,
+    }  # fmt: skip
+    # An interval of 8 for 8 steps; 8 row tiles of 2 steps, 4 apart.
+    assert output == {
+        "setup": setup, "finish": 0, "forward": B * (2 * 8 + drain),
+        "signal": B * (3 * K + PLAIN_SIGNAL_TAIL) + B * 8 * 4 + BACK_TAIL, "update": 2 * 8 * B + skew + UPDATE_TAIL,
+    }  # fmt: skip
+    # Where max-pooling drops an odd row and column nothing is computed.
+    odd = network_of((5, 5, 1), [conv(2, 1, 1, pool="max")])
+    forward = {rule: training_step(machine_of(2, 2, rule), odd).layers[0].cycles["forward"] for rule in ("dfa", "bp")}
+    assert forward["dfa"] - forward["bp"] == 5 * 5 - 4 * 4
+
+
+def test_the_way_back_of_smallconv():
     machine, network = load_machine("smallconv"), load_network("smallconv-cifar10")
     lls, bp = (training_step(machine, network, rule) for rule in ("lls", "bp"))
     for ours, theirs, geometry in zip(lls.layers, bp.layers, network.geometry, strict=True):
-        steps = -(-geometry.taps // 8) * -(-geometry.channels // 8)
-        passed = 16 * steps * geometry.positions if theirs.layer else 0
-        # No drain, no interval: the passes are their steps, and the bound where sizes divide.
-        signal = theirs.cycles["signal"] - (ours.cycles["signal"] if theirs.layer == 4 else 0)
-        assert signal == passed and passed >= 16 * geometry.macs // 64 * bool(theirs.layer)
+        # A step in every cycle, where a row tile has as many as there are rows: the output layer's two have 2 each.
+        steps = -(-geometry.taps // 8) * max(-(-geometry.channels // 8), 8 if theirs.layer == 4 else 1)
+        errors = 16 * (3 * 10 + PLAIN_SIGNAL_TAIL) if theirs.layer == 4 else 0
+        passed = 16 * steps * geometry.positions + BACK_TAIL if theirs.layer else 0
+        assert theirs.cycles["signal"] == passed + errors
+        assert passed >= 16 * geometry.macs // 64 * bool(theirs.layer)
         assert theirs.cycles["forward"] <= ours.cycles["forward"]
         assert theirs.cycles["update"] == ours.cycles["update"]
-    assert [layer.cycles["signal"] * 64 for layer in bp.layers[1:3]] == [16 * g.macs for g in network.geometry[1:3]]
     assert bp.cycles > lls.cycles
 
 

@@ -53,11 +53,12 @@ def test_memory_of_smallconv_by_hand():
     bp = bytes_of("bp", 1)
     assert bp == lls | {
         "activations": sum(maps),
-        # A bit and 2 of the place a pooled element; a bit an element of the third map, and of the fourth.
-        "slopes": 3 * maps[0] // 8 + 3 * maps[1] // 8 + 8 * 8 * 128 // 8 + 512 // 8,
+        # A bit and 2 of the place a pooled element; a bit a position of the third layer, and of the others' tiles.
+        "slopes": (3 * maps[0] + 3 * maps[1] + 8 * 8 * 128 + 512 + 16) // 8,
         "latents": 0,
         "basis table": 0,
-        "deltas": maps[0] + maps[1],
+        # Of 12 bits.
+        "deltas": (maps[0] + maps[1]) * 12 // 8,
     }
     # Of DRTP a latent has two bits, beside its bias's weight.
     assert bytes_of("drtp", 1) == lls | {"latents": 512 * (2 + 14) // 8}
@@ -79,7 +80,7 @@ def test_memory_grows_with_the_batch(rule):
     for part in one:
         if part == "biases":
             # Sums of 44 bits of the widest layer's gradients.
-            assert many[part] == one[part] + 512 * 44 // 8 * (rule not in ("dfa", "inference"))
+            assert many[part] == one[part] + 512 * 44 // 8 * (rule in ("lls", "drtp"))
         elif (rule, part) == ("dfa", "deltas"):
             assert many[part] == 128 * (1152 + 12.5)
         elif part in growing:
@@ -95,9 +96,9 @@ def test_the_paper_s_claim_about_memory():
         lls, bp = bytes_of("lls", batch), bytes_of("bp", batch)
         ours, theirs = (sum(memory[part] for part in KEPT) for memory in (lls, bp))
         found[batch] = (sum(bp.values()) / sum(lls.values()), theirs / ours)
-    assert found[1] == pytest.approx((1.02, 1.60), abs=0.005)
-    assert found[16] == pytest.approx((1.20, 1.77), abs=0.005)
-    assert found[128] == pytest.approx((1.47, 1.78), abs=0.005)
+    assert found[1] == pytest.approx((1.02, 1.91), abs=0.005)
+    assert found[16] == pytest.approx((1.28, 2.12), abs=0.005)
+    assert found[128] == pytest.approx((1.67, 2.13), abs=0.005)
 
 
 def test_memory_of_a_step():
@@ -111,6 +112,10 @@ def test_memory_of_a_step():
     assert has["activation banks"] >= keeps["input buffers"] + keeps["activations"]
     assert has["weights"] >= keeps["weights"] and has["slopes"] >= keeps["slopes"] and has["signals"] >= keeps["deltas"]
     assert allocated_bytes(SMALLCONV.built_for("dfa"))["slopes"] == 2 * has["slopes"]
+    bp = training_step(SMALLCONV, CIFAR10, "bp")
+    has, keeps = allocated_bytes(bp.machine), memory_bytes(bp)
+    assert has["slopes"] == (65536 + 2 * 24576) * 8 // 8 >= keeps["slopes"]
+    assert has["signals"] == 24576 * 8 * 12 // 8 == keeps["deltas"]
     assert set(allocated_bytes(SMALLCONV.built_for("inference"))) == {"weights", "biases", "activation banks"}
     dense = load_machine("digits")
     assert set(allocated_bytes(dense)) == {"weights", "biases", "activation banks"}
@@ -123,13 +128,14 @@ def test_memory_without_pooling_and_of_one_layer():
     machine = load_machine("conv-tiny")
     assert bytes_of("bp", 1, network, machine) == {
         "weights": (2 * 9 + 2 * 14) * 4 * 2, "biases": 2 * (4 + 4), "input buffers": 2 * 50, "activations": 28,
-        "slopes": -(-27 // 8), "latents": 0, "basis table": 0, "deltas": 27 + 4,
+        # Columns are padded to 4.
+        "slopes": (9 * 4 + 4) // 8, "latents": 0, "basis table": 0, "deltas": (9 * 4 + 4) * 12 // 8,
     }  # fmt: skip
     lls = bytes_of("lls", 1, network, machine)
-    # Columns are padded to 4; 4 windows.
+    # 4 windows.
     assert lls["slopes"] == 9 * 4 // 8 + 1 and lls["deltas"] == 4 * 4 * 18 // 8 and lls["basis table"] == 0
     alone = Network("n", (4,), 3, "square", (FullyConnected(3),), Recipe(6, 7, batch=2))
-    assert bytes_of("bp", 2, alone, machine)["deltas"] == 6
+    assert bytes_of("bp", 2, alone, machine)["deltas"] == 2 * 4 * 12 // 8
     assert bytes_of("lls", 2, alone, machine)["latents"] == 0
     with pytest.raises(SpecError, match="rule"):
         bytes_of("hebb", 1)
@@ -216,7 +222,7 @@ def test_a_window_of_one_pixel_multiplies_eight_bits():
     for rule in RULES:
         counts = training_step(load_machine("conv-tiny"), network, rule).counts
         assert (counts.total("multiply_8x18", "multipliers") > 0) == RULES[rule].learns
-        assert counts.total("multiply_16x16", "multipliers") == 0
+        assert counts.total("multiply_16x16", "multipliers", "update") == 0
 
 
 def test_a_large_memory_has_its_own_price():
@@ -267,7 +273,7 @@ def test_the_comparison_of_smallconv():
     rows = {row.quantity: row for row in comparison.rows}
     assert comparison.batch == 16
     assert rows["MACs, whole step"].ratio("bp") == pytest.approx(1.46, abs=0.005)
-    assert rows["multiplications, whole step"].ratio("bp") == pytest.approx(1.66, abs=0.005)
+    assert rows["multiplications, whole step"].ratio("bp") == pytest.approx(1.59, abs=0.005)
     assert rows["memory, whole"].values["lls"] == comparison.metrics["lls"]["peak_bytes"]
     assert rows["memory, whole, batch 128"].values["bp"] == sum(bytes_of("bp", 128).values())
     assert "memory, whole, batch 16" not in rows
@@ -285,9 +291,9 @@ def test_the_comparison_of_smallconv():
     assert comparison.verdict_survives["bp"] == {"whole_step": True, "learning_signal": True}
     text = comparison.to_markdown()
     for part in (
-        "(32x32x3-c32-c64-c128-512-10) on smallconv (8x8)", "batch 16", "no hardware yet", "Where LLS loses",
+        "(32x32x3-c32-c64-c128-512-10) on smallconv (8x8)", "batch 16", "Where LLS loses",
         "270.77x the MACs", "245.91x with the norm", "1.46x the MACs", "| 128 | 3,772,640 | 3,772,256 | 4,302,752 |",
-        "no memory keeps it", "LLS, DRTP, DFA and inference: closed form", "BP: model, no hardware yet",
+        "no memory keeps it", "LLS, DRTP, DFA, BP and inference: closed form",
         "a weight is read once a batch", "| cycles a sample | +101.2 % |", "| 0 | 27 | 32 | 1,024 | 16 |",
     ):  # fmt: skip
         assert part in text, part

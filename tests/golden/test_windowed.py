@@ -21,7 +21,7 @@ from spec.machine import Machine
 from spec.network import BASES, Convolution, FullyConnected, Network, Recipe
 
 SEED = 20
-LEARNING = ("lls", "drtp", "dfa")
+LEARNING = ("lls", "drtp", "dfa", "bp")
 RULES = (*LEARNING, "inference")
 Sample = tuple[int, list[list[int] | None]]
 
@@ -80,22 +80,39 @@ class _Layer:
             self.after = (self.gh, self.gw, self.n)
             self.out_frac += round(math.log2(self.wh * self.ww)) - self.latent_shift
 
-    def read(self, x: list[int], place: tuple[int, int], tap: tuple[int, int, int], j: int) -> int:
+    def element(self, place: tuple[int, int], tap: tuple[int, int, int], j: int) -> int | None:
         y = place[0] * self.stride + tap[0] - self.padding
         column = place[1] * self.stride + tap[1] - self.padding
         channel = j if self.depthwise else tap[2]
         inside = 0 <= y < self.h and 0 <= column < self.w
-        return x[(y * self.w + column) * self.c + channel] if inside else 0
+        return (y * self.w + column) * self.c + channel if inside else None
+
+    def read(self, x: list[int], place: tuple[int, int], tap: tuple[int, int, int], j: int) -> int:
+        element = self.element(place, tap, j)
+        return 0 if element is None else x[element]
 
     def latent(self, j: int, place: tuple[int, int]) -> int:
         return j * self.gh * self.gw + place[0] // self.wh * self.gw + place[1] // self.ww
 
+    def handed_on(self, a: dict, y: int, x: int, j: int) -> int | None:
+        """Which value of the next layer's map a pixel is in; None for one that max-pooling does not take."""
+        row, column = y, x
+        if self.pool == "latent":
+            row, column = y // self.wh, x // self.ww
+        if self.pool == "max":
+            row, column = y // 2, x // 2
+            block = [(2 * row, 2 * column), (2 * row, 2 * column + 1)]
+            block += [(2 * row + 1, 2 * column), (2 * row + 1, 2 * column + 1)]
+            if block[3] not in self.places or (y, x) != max(block, key=lambda place: a[*place, j]):
+                return None
+        return (row * self.after[1] + column) * self.n + j
+
 
 class Page:
-    """docs/convolutions.md, sections 1 to 3, and docs/rules.md, section 5, once more: one number at a time,
-    LFSRs that really step.
+    """docs/convolutions.md, sections 1 to 3, and docs/rules.md, sections 5 and 6, once more: one number at a
+    time, LFSRs that really step.
 
-    A gradient is the sum over pixels of `x · d · slope`. It shares nothing with the model but the
+    A gradient is the sum over pixels of `x · s`, `s = d · slope`. It shares nothing with the model but the
     basis; whoever changes the page changes both.
     """
 
@@ -119,20 +136,23 @@ class Page:
         rule = self.machine.rule
         if rule == "inference":
             labels = None
+        samples = list(samples)
         scores: list[list[list[int] | None]] = [[] for _ in samples]
         kept, errors = [], []
         for number, layer in enumerate(self.layers):
             last = number == len(self.layers) - 1
-            traces = []
+            traces, updates = [], []
             for index, x in enumerate(samples):
                 z = self.forward(number, x)
                 neg, score, d, k = {at: z[at] < 0 and not last for at in z}, None, None, 0
                 if last:
                     score = [_sat(_rnd(z[0, 0, j], 14 + layer.in_frac - 9), 20) for j in range(layer.n)]
                     after = []
+                    a = z
                     if labels is not None:
                         errors.append(self.error(score, labels[index], 9))
-                        d = [self.signal(v, 1) for v in errors[-1]]
+                        if rule != "bp":
+                            d = [self.signal(v, 1) for v in errors[-1]]
                 else:
                     a, lat, after = self.pooled(layer, z)
                     if labels is not None and self.train_hidden:
@@ -141,17 +161,22 @@ class Page:
                         if rule == "drtp":
                             d = self.target(lat, labels[index])
                 scores[index].append(score)
-                traces.append((x, neg, d, k, after))
-            if traces[0][2] is not None:
-                self.update(number, traces, last)
+                traces.append((x, neg, a))
+                if d is not None:
+                    updates.append((x, self.sloped(layer, neg, d), k))
+                samples[index] = after
+            if updates:
+                self.update(number, updates, last)
             kept.append(traces)
-            samples = [trace[4] for trace in traces]
         if rule == "dfa" and self.train_hidden:
             for number in range(len(kept) - 2, -1, -1):
                 found = [self.feedback(number, e) for e in errors]
-                traces = [(x, neg, d, 0, after) for (x, neg, _, _, after), d in zip(kept[number], found, strict=False)]
-                if traces:
-                    self.update(number, traces, False)
+                layer, ends = self.layers[number], zip(kept[number], found, strict=False)
+                updates = [(x, self.sloped(layer, neg, d), 0) for (x, neg, _), d in ends]
+                if updates:
+                    self.update(number, updates, False)
+        if rule == "bp" and errors:
+            self.backpropagate(kept, errors)
         found = []
         for sample in scores:
             assert sample[-1] is not None
@@ -225,6 +250,29 @@ class Page:
             d.append(self.signal(g, 2))
         return d, score, k
 
+    def sloped(self, layer: _Layer, neg: dict, d: list[int]) -> dict:
+        return {(y, x, j): d[layer.latent(j, (y, x))] * (1 if neg[y, x, j] else 8) for y, x, j in neg}
+
+    def backpropagate(self, kept: list, errors: list[list[int]]) -> None:
+        """Section 6 of docs/rules.md: signals are of the next layer's map, flat."""
+        signals = [[min(max(_rnd(v, 2) * 32, -2047), 2047) for v in e] for e in errors]
+        for number in range(len(kept) - 1, -1 if self.train_hidden else len(kept) - 2, -1):
+            layer, updates, below = self.layers[number], [], []
+            for (x, neg, a), d in zip(kept[number], signals, strict=True):
+                s, r = {}, [0] * len(x)
+                for place in layer.places:
+                    for j in range(layer.n):
+                        at = layer.handed_on(a, *place, j)
+                        s[*place, j] = 0 if at is None else d[at] if neg[*place, j] else d[at] * 8
+                        for t, tap in enumerate(layer.taps):
+                            element = layer.element(place, tap, j)
+                            if element is not None:
+                                r[element] += self.w[number][j][t] * s[*place, j]
+                updates.append((x, s, 0))
+                below.append([min(max(_rnd(v, 17), -2047), 2047) for v in r])
+            self.update(number, updates, number == len(kept) - 1)
+            signals = below
+
     def error(self, score: list[int], label: int, shift: int) -> list[int]:
         u = [_sat(_rnd(v * 512, shift), 16) for v in score]
         powers = []
@@ -240,7 +288,11 @@ class Page:
     def left(self, number: int, k: int, last: bool) -> int:
         layer, machine, recipe = self.layers[number], self.machine, self.network.recipe
         bits = machine.fraction_bits
-        if last:
+        if machine.rule == "bp":
+            hidden = dict(recipe.rate_shifts).get("bp", recipe.output_rate_shift)
+            rate = (recipe.output_rate_shift if last else hidden) + 14 + layer.in_frac - 14
+            rate += sum(round(math.log2(each.wh * each.ww)) for each in self.layers[number:] if each.pool == "latent")
+        elif last:
             rate = recipe.output_rate_shift + 10 + layer.in_frac - 14
         elif machine.rule != "lls":
             hidden = dict(recipe.rate_shifts).get(machine.rule, recipe.output_rate_shift + 4)
@@ -249,28 +301,32 @@ class Page:
             rate = recipe.hidden_rate_shift + 9 + layer.in_frac + layer.latent_shift - layer.act_frac - 14
         connected = isinstance(self.network.layers[number], FullyConnected)
         coarse = 4 if connected and bits > 16 else 0
-        most = machine.delta_bits - 8
+        most = machine.delta_bits - (12 if machine.rule == "bp" else 8)
+        if machine.rule == "bp":
+            coarse = 4 if bits > 16 and bits - rate > most and layer.pool != "latent" else 0
         while not self.fits(layer, most + coarse):
             most -= 1
         assert most >= 0
         return coarse + min(max(bits - rate - k - coarse, 0), most)
 
     def fits(self, layer: _Layer, left: int) -> bool:
-        d = self.network.recipe.batch * layer.H * layer.W * 8 * max(128, 2**layer.in_frac) * 127 * 2**left
+        signals, largest = layer.H * layer.W, 127
+        if self.machine.rule == "bp":
+            signals, largest = signals if layer.pool != "max" else layer.H // 2 * (layer.W // 2), 2047
+        d = self.network.recipe.batch * signals * 8 * max(128, 2**layer.in_frac) * largest * 2**left
         return 2 ** (15 + self.machine.fraction_bits) + d <= 2 ** (self.machine.psum_bits - 1)
 
-    def update(self, number: int, traces: list, last: bool) -> None:
+    def update(self, number: int, updates: list, last: bool) -> None:
         layer, bits = self.layers[number], self.machine.fraction_bits
         rows, cols = self.machine.rows, self.machine.cols
         w, b = self.w[number], self.b[number]
-        lefts = [self.left(number, trace[3], last) for trace in traces]
+        lefts = [self.left(number, k, last) for _, _, k in updates]
 
         def total(j: int, read: Callable[[list[int], tuple[int, int]], int]) -> int:
             change = 0
-            for (x, neg, d, _, _), left in zip(traces, lefts, strict=True):
+            for (x, s, _), left in zip(updates, lefts, strict=True):
                 for place in layer.places:
-                    slope = 1 if neg[*place, j] else 8
-                    change += read(x, place) * slope * -d[layer.latent(j, place)] * 2**left
+                    change += read(x, place) * -s[*place, j] * 2**left
             return change
 
         def move(code: int, lfsr: _Lfsr, change: int) -> int:
@@ -319,7 +375,7 @@ def depthwise(kernel: tuple[int, int], latent: tuple[int, int], channels: int, *
 
 def network(shape: tuple[int, ...], layers: list, basis: str = "square", rates: tuple = (3, 2), **other) -> Network:
     """The last size is the classes; `other` is the recipe's, and `input` the network's."""
-    shifts = (("drtp", max(-8, rates[0] - 3)), ("dfa", max(-8, rates[0] - 4)))
+    shifts = (("drtp", max(-8, rates[0] - 3)), ("dfa", max(-8, rates[0] - 4)), ("bp", max(-8, rates[0] - 4)))
     other.setdefault("rate_shifts", shifts)
     given = tuple(FullyConnected(layer) if isinstance(layer, int) else layer for layer in layers)
     coding = other.pop("input", "unsigned")
@@ -599,17 +655,18 @@ def test_corners_saturate() -> None:
     assert windowed.window_latents(np.full((3, 3, 2), -1), layer.geometry).tolist() == [[[-4, -4]]]
 
 
-def test_no_shift_overflows_the_sums() -> None:
+@pytest.mark.parametrize(("rule", "largest", "most"), [("lls", 127, 10), ("bp", 2047, 6)])
+def test_no_shift_overflows_the_sums(rule: str, largest: int, most: int) -> None:
     """The largest gradient there can be, from the largest inputs and signals, fits the partial sums."""
     for gradient_bits in (36, 40, 48):
-        shape = machine(3, 2, fraction_bits=20, gradient_bits=gradient_bits)
+        shape = machine(3, 2, fraction_bits=20, gradient_bits=gradient_bits, rule=rule)
         net = network((8, 8, 1), [conv(2, (3, 3), (2, 2), padding=1), 3], batch=5, rates=(-8, -8))
         for layer in WindowedModel(net, shape).layers:
             left = windowed.left_shift(layer, 0, 20)
-            largest = 5 * layer.geometry.positions * 8 * 128 * 127 << left
-            assert (1 << 35) + largest <= 1 << (shape.psum_bits - 1)
+            change = 5 * layer.geometry.positions * 8 * 128 * largest << left
+            assert (1 << 35) + change <= 1 << (shape.psum_bits - 1)
             # The limit is one of the signal's width or of the sums', not lower.
-            assert left - layer.coarse == 10 or (1 << 35) + 2 * largest > 1 << (shape.psum_bits - 1)
+            assert left - layer.coarse == most or (1 << 35) + 2 * change > 1 << (shape.psum_bits - 1)
 
 
 def test_hidden_signal_of_nothing() -> None:
@@ -699,10 +756,11 @@ def test_identity_tells_runs_apart() -> None:
         assert other.identity() != identity
 
 
-def test_with_frozen_hidden_layers_all_rules_are_one() -> None:
+def test_with_frozen_hidden_layers_all_rules_but_bp_are_one() -> None:
     net = NETWORKS["max pool, odd map"]
     x, labels = wild_samples(net.features, 7, np.random.default_rng(SEED)), np.arange(7) % 3
-    models = [WindowedModel(net, machine(3, 2, rule=rule), SEED, train_hidden=False) for rule in LEARNING]
+    rules = [rule for rule in LEARNING if rule != "bp"]
+    models = [WindowedModel(net, machine(3, 2, rule=rule), SEED, train_hidden=False) for rule in rules]
     predictions = [model.train(x, labels).predictions.tolist() for model in models]
     for model, prediction in zip(models[1:], predictions[1:], strict=True):
         assert model.identity() == models[0].identity()
@@ -727,7 +785,8 @@ def test_initial_codes() -> None:
 
 def test_it_learns_digits() -> None:
     """One epoch: right far more often than with hidden layers that stay as they were drawn."""
-    first, shifts = conv(8, (3, 3), (4, 4), padding=1, pool="max", activation_fraction=5), (("drtp", 4), ("dfa", 9))
+    first = conv(8, (3, 3), (4, 4), padding=1, pool="max", activation_fraction=5)
+    shifts = (("drtp", 4), ("dfa", 9), ("bp", 5))
     layers = [first, FullyConnected(24, 5), 10]
     net = network((8, 8), layers, "walsh", (4, 5), batch=2, gain_shift=1, rate_shifts=shifts)
     data, right = load_dataset("digits", net), {}
@@ -736,5 +795,6 @@ def test_it_learns_digits() -> None:
         model = WindowedModel(net, shape, 0, train_hidden=rule != "frozen")
         right[rule] = train_epochs(model, data, 1, progress=Progress(quiet=True)).test_accuracy
     assert right["lls"] > 85
+    assert right["bp"] > 85
     assert min(right["drtp"], right["dfa"]) > 78
     assert right["frozen"] < 70

@@ -13,10 +13,10 @@ from golden.windowed_fast import FastWindowedModel
 from spec.errors import SpecError
 from spec.lfsr import PERIOD
 from spec.machine import Machine
-from spec.network import BASES, Convolution, FullyConnected, Network, Recipe
+from spec.network import BASES, POOLS, Convolution, FullyConnected, Network, Recipe
 
 SEED = 22
-LEARNING = ("lls", "drtp", "dfa")
+LEARNING = ("lls", "drtp", "dfa", "bp")
 RULES = (*LEARNING, "inference")
 Models = tuple[FastWindowedModel, WindowedModel]
 
@@ -51,7 +51,7 @@ def conv(channels: int, kernel: int | tuple[int, int] = 3, latent: int = 2, **mo
 def network(shape: tuple[int, ...], layers: list, basis: str = "square", **recipe: Any) -> Network:
     """With a recipe in which weights move a lot, unless it says otherwise."""
     hidden = recipe.get("hidden_rate_shift", 3)
-    others = {"rate_shifts": (("drtp", max(-8, hidden - 4)), ("dfa", max(-8, hidden - 3)))}
+    others = {"rate_shifts": (("drtp", max(-8, hidden - 4)), ("dfa", max(-8, hidden - 3)), ("bp", max(-8, hidden - 3)))}
     found = Recipe(**{"hidden_rate_shift": 3, "output_rate_shift": 3, **others, **recipe})
     return Network("test", shape, layers[-1].neurons, basis, tuple(layers), found)
 
@@ -158,7 +158,8 @@ def test_random_networks(rule: str, seed: int, start: str) -> None:
     net = random_network(rng)
     rows = int(rng.integers(1, 9))
     bits = int(rng.choice([12, 16, 18, 20, 24] if start == "initial" else [4, 12, 20]))
-    shape = machine(rows, int(rng.integers(1, rows + 1)), bits, int(rng.integers(14, 19)), rule=rule)
+    delta_bits = int(rng.integers(15 if rule == "bp" else 14, 19))
+    shape = machine(rows, int(rng.integers(1, rows + 1)), bits, delta_bits, rule=rule)
     pair = models(net, shape, None if start == "initial" else wild_parameters(net, rng))
     before = pair[0].parameters()
     assert_same_training(pair, rng)
@@ -214,15 +215,46 @@ def test_sums_beyond_32_bits(sign: int, fraction: int) -> None:
 
 @pytest.mark.parametrize("rule", LEARNING)
 def test_more_positions_than_32_bits_hold(rule: str) -> None:
-    """Gradients are then collected in 64 bits: 17 samples of 961 positions, all of them as large as can be."""
-    net = network((31, 31, 1), [conv(2, 1, 1), FullyConnected(2)], batch=17, hidden_rate_shift=9)
-    assert 16 * 31 * 31 < windowed_fast.ROOM < 17 * 31 * 31
+    """Gradients are then collected in 64 bits: 19 samples of 961 positions, all of them as large as can be."""
+    net = network((31, 31, 1), [conv(2, 1, 1), FullyConnected(2)], batch=19, hidden_rate_shift=9)
     pair = models(net, machine(2, 2, rule=rule))
-    x = np.full((17, net.features), -128, dtype=np.int8)
+    x = np.full((19, net.features), -128, dtype=np.int8)
     x[::2] = 127
-    assert_same_results(pair, x, np.zeros(17, dtype=np.int64))
+    assert_same_results(pair, x, np.zeros(19, dtype=np.int64))
     rng = np.random.default_rng(SEED)
     assert_same_training(pair, rng, 2)
+
+
+@pytest.mark.parametrize("room", [0, 1000, 100000])
+@pytest.mark.parametrize("rule", LEARNING)
+def test_collected_wherever(rule: str, room: int) -> None:
+    """The same bits if 32 bits held fewer positions, also where samples are cut."""
+    for layer in (conv(33, 3, 3, padding=1, pool="latent"), conv(2, 3, 3, depthwise=True)):
+        net = network((50, 50, 2), [layer, FullyConnected(4)], batch=2)
+        pair = models(net, machine(4, 4, rule=rule))
+        pair[0]._machine["room"] = room
+        assert_same_training(pair, np.random.default_rng(SEED), 2)
+
+
+@pytest.mark.parametrize("pool", POOLS)
+@pytest.mark.parametrize("sign", [1, -1])
+def test_the_largest_signals(pool: str, sign: int) -> None:
+    """Of 12 bits, 8-fold, all of one sign, with the largest weights: no sum fits 32 bits."""
+    layers = [conv(5, 1, 9, pool=pool), conv(33, 2, 2, pool=pool), FullyConnected(2)]
+    # So slow that weights do not saturate at once.
+    net = network((31, 31, 1), layers, batch=3, hidden_rate_shift=17)
+    extreme = 32767 if sign > 0 else -32768
+    parameters = [
+        (np.full((channels, taps), extreme, dtype=np.int16), np.full(channels, 32767, dtype=np.int16))
+        for taps, channels in net.shapes
+    ]
+    parameters[0] = (np.abs(parameters[0][0] // 2), parameters[0][1])
+    # The classes' scores must differ, and so must their weights' signs, or signals cancel.
+    parameters[-1][0][1] = -extreme - 1
+    pair = models(net, machine(3, 3, rule="bp"), parameters)
+    x = np.full((3, net.features), 127, dtype=np.int8)
+    assert_same_results(pair, x, np.ones(3, dtype=np.int64))
+    assert_same_training(pair, np.random.default_rng(SEED), 2)
 
 
 def test_samples_of_very_different_norm(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -343,3 +375,20 @@ def test_refuses_what_the_plain_model_refuses() -> None:
     model = FastWindowedModel(net, machine(4, 4, rule="inference"))
     with pytest.raises(SpecError, match=r"^machine 4x4: cannot train: its rule is inference$"):
         model.train(np.zeros((1, 36), dtype=np.int8), np.array([0]))
+
+
+def test_kept_code_is_that_of_its_sources() -> None:
+    """Every module that the compiled code calls into is in the checksum that it is kept with."""
+    modules, met, waiting = set(), set(), [windowed_fast._run]
+    while waiting:
+        function = waiting.pop().py_func
+        for name in function.__code__.co_names:
+            called = function.__globals__.get(name)
+            modules.add(getattr(called, "__module__", None))
+            if hasattr(called, "py_func") and called not in met:
+                met.add(called)
+                waiting.append(called)
+    golden = {name for name in modules if str(name).startswith("golden.")} - {windowed_fast.__name__}
+    assert {"golden.fast", "golden.vectors", "golden.windowed_fast_back"} <= golden
+    assert golden <= {module.__name__ for module in windowed_fast.CALLED}
+    assert [type(cell.cell_contents) for cell in windowed_fast._run.py_func.__closure__] == [int]

@@ -63,11 +63,6 @@ def test_shifted_signals_are_wide_enough() -> None:
         replace(machine("bp"), delta_bits=10)
 
 
-def test_machines_for_convolutions_have_no_backpropagation_yet() -> None:
-    with pytest.raises(SpecError, match="^rule: must be another with gradient_bits"):
-        machine("bp", "smallconv")
-
-
 @pytest.mark.parametrize("rule", RULES)
 def test_programs(rule: str) -> None:
     """Shifts by docs/rules.md, section 1, and whose activations are kept."""
@@ -141,7 +136,6 @@ def test_depths_of_a_rule(tmp_path) -> None:
         ("{dfa: 5}", "rules.dfa: must be a mapping with activation_depth, "),
         ("{dfa: {rows: 4}}", "rules.dfa.rows: is not a known key here"),
         ("{dfa: {slope_depth: 0}}", "rules.dfa.slope_depth: must be an integer from 1 to "),
-        ("{bp: {slope_depth: 5}}", "rules.bp.rule: must be another with gradient_bits"),
     ],
 )
 def test_refused_depths(rules: str, refusal: str, tmp_path) -> None:

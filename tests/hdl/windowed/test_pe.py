@@ -1,4 +1,4 @@
-"""hdl.windowed.pe alone: every port in its cycle, sums over windows and tiles, corner codes, the host."""
+"""hdl.windowed.pe alone: every port in its cycle, sums over windows and tiles, corner codes, the host, the way back."""
 
 import random
 from dataclasses import replace
@@ -6,25 +6,31 @@ from dataclasses import replace
 import pytest
 from amaranth.sim import Simulator
 
-from hdl.windowed.pe import WINDOW_BITS, WindowPe
+from hdl.windowed.pe import WINDOW_BITS, WindowPe, west_bits
 from spec.machine import load_machine
 
 
-def machine(delta_bits=18, fraction_bits=20, gradient_bits=44):
-    tiny = load_machine("tiny")
-    return replace(tiny, delta_bits=delta_bits, fraction_bits=fraction_bits, gradient_bits=gradient_bits)
+def machine(delta_bits=18, fraction_bits=20, gradient_bits=44, **changes):
+    values = {"delta_bits": delta_bits, "fraction_bits": fraction_bits, "gradient_bits": gradient_bits, **changes}
+    return replace(load_machine("tiny"), **values)
 
 
 MACHINES = [machine(), machine(18, 24, 48), machine(16, 16, 40), machine(12, 8, 32)]
+BACK = [machine(rule="bp", cols=2), machine(18, 24, 48, rule="bp", cols=8), machine(15, 8, 24, rule="bp", cols=4)]
+FACTOR = 2047 * 8
+"""The largest signal on its way back, of 8-fold slope."""
 
 
 def sat16(v):
     return max(-(1 << 15), min((1 << 15) - 1, v))
 
 
-def step(op=None, addr=0, act=0, neg=1, delta=0, psum=0, first=0, last=0, begins=0, ends=0):
-    """A step, or (`op` None) a cycle without one; `begins` and `ends` a window, `first` and `last` of a tile."""
-    return {"op": op, "addr": addr, "act": act, "neg": neg, "delta": delta, "psum": psum,
+def step(op=None, addr=0, act=0, neg=1, delta=0, psum=0, first=0, last=0, begins=0, ends=0, skip=0):
+    """A step, or (`op` None) a cycle without one; `begins` and `ends` a window, `first` and `last` of a tile.
+
+    `psum` comes from above, in a BACK step from the west.
+    """
+    return {"op": op, "addr": addr, "act": act, "neg": neg, "delta": delta, "psum": psum, "skip": skip,
             "first": first, "last": last, "begins": begins, "ends": ends, "random": 0}  # fmt: skip
 
 
@@ -35,23 +41,25 @@ def host(op, addr, word=0, *, m, hit=1):
 
 
 def tile(addr, windows, deltas, gaps=lambda: 0):
-    """An update of a word: `windows` of `(act, neg)`, a delta each; no delta but where a window ends."""
+    """An update of a word: `windows` of `(act, neg[, skip])`, a delta each; no delta but where a window ends."""
     steps = []
     for number, (positions, delta) in enumerate(zip(windows, deltas, strict=True)):
-        for place, (act, neg) in enumerate(positions):
+        for place, (act, neg, *skip) in enumerate(positions):
             ends = place == len(positions) - 1
             steps.append(step(
                 "UPDATE", addr, act, neg, delta if ends else ~delta, psum=99,
                 first=number == 0, last=number == len(windows) - 1, begins=place == 0, ends=ends,
+                skip=any(skip),
             ))  # fmt: skip
             steps += [step(delta=7, neg=0, psum=5)] * gaps()
     return steps
 
 
 def drive(dut, steps):
-    """Runs one step a cycle, each port in its own cycle; returns psum_out by step."""
+    """Runs one step a cycle, each port in its own cycle; returns psum_out by step, of BACK steps as the east has it."""
     found = []
-    fraction = dut.machine.fraction_bits
+    fraction, low = dut.machine.fraction_bits, west_bits(dut.machine)
+    transposes = dut.machine.learning.transposes
 
     async def bench(ctx):
         at = lambda cycle: steps[cycle] if 0 <= cycle < len(steps) else step()  # noqa: E731
@@ -74,11 +82,18 @@ def drive(dut, steps):
             ctx.set(dut.host_read, s2["op"] == "HOST_READ")
             ctx.set(dut.store, s3["op"] == "UPDATE" and s3["ends"] and s3["last"])
             ctx.set(dut.host_write, s3["op"] == "HOST_WRITE")
-            ctx.set(dut.psum_in, s3["psum"])
+            ctx.set(dut.psum_in, ~s3["psum"] if s3["op"] == "BACK" else s3["psum"])
+            if transposes:
+                ctx.set(dut.skip_in, s1["skip"])
+                ctx.set(dut.back, s1["op"] == "BACK")
+                ctx.set(dut.west, s2["op"] == "BACK")
+                ctx.set(dut.psum_west, s3["psum"] if s3["op"] == "BACK" else ~s3["psum"] % (1 << low - 1))
+                assert t < 2 or ctx.get(dut.skip_out) == s2["skip"]
             ctx.set(dut.random, s3["random"] >> max(0, fraction - 16))
             ctx.set(dut.write_addr, s4["addr"])
             if 0 <= t - 4 < len(steps):
-                found.append(ctx.get(dut.psum_out))
+                psum, half = ctx.get(dut.psum_out), 1 << low - 1
+                found.append((psum + half) % (2 * half) - half if s4["op"] == "BACK" else psum)
             await ctx.tick()
 
     simulator = Simulator(dut)
@@ -97,6 +112,8 @@ def expect(m, steps):
         w = ([word for since, addr, word in writes if addr == s["addr"] and since <= t] or [0])[-1]
         if s["op"] == "FORWARD":
             total = s["psum"] + s["act"] * w
+        elif s["op"] == "BACK":
+            total = s["psum"] + s["delta"] * w
         elif s["op"] == "HOST_READ":
             hit = s["act"] * s["delta"] & 1
             total = (w << F) + (s["random"] & ~1) + 1 if hit else s["psum"] + s["act"] * s["delta"]
@@ -105,7 +122,8 @@ def expect(m, steps):
             if s["act"] * s["delta"] & 1:
                 writes.append((t + 5, s["addr"], total >> F))
         elif s["op"] == "UPDATE":
-            window = ([] if s["begins"] else window) + [s["act"] if s["neg"] else s["act"] << 3]
+            added = 0 if s["skip"] else s["act"] if s["neg"] else s["act"] << 3
+            window = ([] if s["begins"] else window) + [added]
             if s["ends"]:
                 start = (w << F) + s["random"] if s["first"] else total
                 assert start is not None
@@ -114,6 +132,8 @@ def expect(m, steps):
                     writes.append((t + 5, s["addr"], sat16(total >> F)))
         assert total is None or -(1 << m.psum_bits - 1) <= total < 1 << m.psum_bits - 1
         found.append(total)
+        if s["op"] == "BACK":
+            total = None  # what is above its bits means nothing
     return found
 
 
@@ -139,10 +159,11 @@ def test_host_writes_and_reads_every_corner(m):
     assert [v >> m.fraction_bits for v in found[-len(reads) - 1 : -1]] == [w for w in words for _ in range(4)]
 
 
-@pytest.mark.parametrize("seed, m", list(enumerate(MACHINES)))
+@pytest.mark.parametrize("seed, m", list(enumerate(MACHINES + BACK)))
 def test_random_tiles(seed, m):
-    """Forward steps, tiles of every length back to back, gaps in them and between; no word within five."""
-    rng = random.Random(seed)
+    """Steps forward and back, tiles of every length back to back, gaps in them and between; no word within five."""
+    rng, transposes = random.Random(seed), m.learning.transposes
+    west = (m.cols - 1) * FACTOR << 15
     corner = lambda low, high: rng.choice([low, high, 0, 1, rng.randint(low, high)])  # noqa: E731
     steps = [host("HOST_WRITE", a, corner(-(1 << 15), (1 << 15) - 1), m=m) for a in range(32)]
     addr = 0
@@ -150,11 +171,17 @@ def test_random_tiles(seed, m):
         if rng.random() < 0.4:
             for _ in range(rng.randint(1, 4)):
                 addr = (addr + 5) % 32
-                steps.append(step("FORWARD", addr, corner(-128, 127), psum=corner(-(1 << 22), 1 << 22)))
+                if transposes and rng.random() < 0.5:
+                    steps.append(step("BACK", addr, delta=corner(-FACTOR, FACTOR), psum=corner(-west, west)))
+                else:
+                    steps.append(step("FORWARD", addr, corner(-128, 127), psum=corner(-(1 << 22), 1 << 22)))
         else:
             addr = (addr + 5) % 32
             windows = [
-                [(corner(-128, 127), rng.randrange(2)) for _ in range(rng.choice([1, 1, 2, 3, 9]))]
+                [
+                    (corner(-128, 127), rng.randrange(2), transposes and rng.randrange(2))
+                    for _ in range(rng.choice([1, 1, 2, 3, 9]))
+                ]
                 for _ in range(rng.choice([1, 1, 2, 3]))
             ]
             # Small signals too, so that weights do not all stick to their limits.
@@ -179,6 +206,30 @@ def test_the_largest_window():
     steps += [step()] * 5 + [host("HOST_READ", i, m=m) for i in range(len(cases))]
     found = check(m, steps, random.Random(9))
     assert [v >> m.fraction_bits for v in found[-len(cases) :]] == [case[-1] for case in cases]
+
+
+@pytest.mark.parametrize("m", BACK)
+def test_the_largest_sums_on_the_way_back(m):
+    """Of as many products as there are columns, which the narrowest sum holds."""
+    words = [-(1 << 15), (1 << 15) - 1]
+    steps = [host("HOST_WRITE", i, word, m=m) for i, word in enumerate(words)] + [step()] * 5
+    for sign, i in ((1, 0), (-1, 0), (1, 1), (-1, 1)):
+        product = sign * FACTOR * words[i]
+        steps.append(step("BACK", i, delta=sign * FACTOR, psum=(m.cols - 1) * product))
+    found = check(m, steps, random.Random(3))[-4:]
+    assert found == [m.cols * sign * FACTOR * words[i] for sign, i in ((1, 0), (-1, 0), (1, 1), (-1, 1))]
+    assert max(found) < 1 << west_bits(m) - 1 <= 2 * max(found)
+
+
+def test_only_the_largest_of_a_block_counts():
+    """Four pixels a window, three of them skipped, of any slope and wherever the one is; or none at all."""
+    m = BACK[0]
+    steps = [step()] * 5
+    for addr in range(5):
+        steps += tile(addr, [[(100 + 8 * i, i % 2, i != addr) for i in range(4)]], [1 << 15])
+    steps += [step()] * 5 + [host("HOST_READ", a, m=m) for a in range(5)]
+    found = drive(WindowPe(m), steps)[-5:]
+    assert [v >> m.fraction_bits for v in found] == [8 * 100 // 32, 108 // 32, 8 * 116 // 32, 124 // 32, 0]
 
 
 @pytest.mark.parametrize("word, sign", [(-(1 << 15), 1), ((1 << 15) - 1, -1)])

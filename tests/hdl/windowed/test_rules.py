@@ -1,6 +1,6 @@
 """The core with each learning rule: every score, weight, bias and cycle against the equations, in plain integers.
 
-Those of docs/rules.md, section 5, and of docs/convolutions.md, sections 1 to 3.
+Those of docs/rules.md, sections 5 and 6, and of docs/convolutions.md, sections 1 to 3.
 """
 
 import random
@@ -30,13 +30,16 @@ from spec.windowed_timing import (
     SETUP_TAIL,
     SIGNAL_TAIL,
     UPDATE_TAIL,
+    back_cycles,
 )
 from tests.hdl.arithmetic import EXP, RCP8, RCP9, clip, msb, rnd, sat
 from tests.hdl.core_host import Host
 from tests.hdl.windowed.networks import addresses, batches_of
 
-BUILT = [rule for rule in RULES if not RULES[rule].transposes]
-TINY = replace(load_machine("conv-tiny"), slope_depth=2048, activation_depth=1024, max_neurons=48, max_side=8)
+TINY = replace(
+    load_machine("conv-tiny"), slope_depth=2048, activation_depth=1024, max_neurons=48, max_side=8, signal_depth=256,
+    index_depth=64,
+)  # fmt: skip
 
 
 class Layer:
@@ -50,14 +53,15 @@ class Layer:
         (_, self.width, _), self.W = geometry.output, geometry.windows
         self.window_of = [int(w) for w in geometry.window_of]
 
-    def patches(self, x):
-        """`[channel][position][tap]`; one for all channels unless depthwise. `x`: elements by row, column, channel."""
+    def places(self):
+        """Elements of the map read, by row, column, channel, or None: `[channel][position][tap]`, one for all channels
+        unless depthwise."""
         geometry = self.geometry
         (h, w, c), (kh, kw) = geometry.input, geometry.kernel
         H, W, N = geometry.output
 
         def at(y, x_, ci):
-            return x[(y * w + x_) * c + ci] if 0 <= y < h and 0 <= x_ < w else 0
+            return (y * w + x_) * c + ci if 0 <= y < h and 0 <= x_ < w else None
 
         def taps(oy, ox, channels):
             return [
@@ -70,15 +74,54 @@ class Layer:
             return [[taps(oy, ox, [j]) for oy, ox in where] for j in range(N)]
         return [[taps(oy, ox, range(c)) for oy, ox in where]] * N
 
+    def patches(self, x):
+        """The elements of `x` that are read."""
+        return [
+            [[0 if place is None else x[place] for place in taps] for taps in channel] for channel in self.places()
+        ]
+
+    def pixels(self, d):
+        """`[channel][position]`: each pixel's d is its window's."""
+        return [[d[j * self.W + window] for window in self.window_of] for j in range(self.geometry.channels)]
+
+    def handed_on(self, d, z):
+        """The same under `bp`, where each of what is handed on has its d, and of a block the first of the largest."""
+        H, W, N = self.geometry.output
+        if self.geometry.pool == "latent":
+            return self.pixels(d)
+        if self.geometry.pool == "none":
+            return [d[j * H * W :][: H * W] for j in range(N)]
+        found, of_d = [[0] * (H * W) for _ in range(N)], iter(d)
+        for j, y, x in product(range(N), range(0, H - 1, 2), range(0, W - 1, 2)):
+            block = [(y + dy) * W + x + dx for dy, dx in product(range(2), range(2))]
+            values = [self.activation(z[j][p]) for p in block]
+            found[j][block[values.index(max(values))]] = next(of_d)
+        return found
+
+    def back(self, pixels, neg):
+        """`bp`: d of what the layer before handed on, channel by channel."""
+        h, w, c = self.geometry.input
+        sums = [0] * (h * w * c)
+        for j, channel in enumerate(self.places()):
+            for p, taps in enumerate(channel):
+                s = pixels[j][p] if neg[j][p] else pixels[j][p] << 3
+                for t, place in enumerate(taps):
+                    if place is not None:
+                        sums[place] += self.w[j][t] * s
+        return [clip(rnd(r, 17), 2047) for r in sums]
+
+    def activation(self, z):
+        return sat(rnd(z >> 3 if z < 0 else z, self.shifts.act_shift), 8)
+
     def forward(self, x):
         """Of a sample: pre-activations, negatives, `[channel][position]` each; latents in order; the map read next."""
-        geometry, shifts = self.geometry, self.shifts
+        geometry = self.geometry
         H, W, N = geometry.output
         patches = self.patches(x)
         z = [[sum(a * v for a, v in zip(row, patch, strict=True)) + (b << geometry.in_frac) for patch in patches[j]]
              for j, (row, b) in enumerate(zip(self.w, self.b, strict=True))]  # fmt: skip
         neg = [[v < 0 for v in row] for row in z]
-        a = [[sat(rnd(v >> 3 if v < 0 else v, shifts.act_shift), 8) for v in row] for row in z]
+        a = [[self.activation(v) for v in row] for row in z]
         sums = [[0] * self.W for _ in range(N)]
         for j, p in product(range(N), range(H * W)):
             sums[j][self.window_of[p]] += a[j][p]
@@ -148,7 +191,7 @@ class Trainer:
         return state >> (16 - F) if F < 16 else state << (F - 16)
 
     def update(self, layer, samples):
-        """`samples`: of each its input, its negatives, its d and k."""
+        """`samples`: of each its input, its negatives, its pixels' d and k."""
         m, F, geometry, shifts = self.m, self.m.fraction_bits, layer.geometry, layer.shifts
         N, P = geometry.channels, geometry.positions
         S = geometry.taps if geometry.depthwise else -(-geometry.taps // m.rows)
@@ -157,7 +200,7 @@ class Trainer:
             left = shifts.coarse + max(0, min(shifts.left_max, F - shifts.rate_shift - k - shifts.coarse))
             patches = layer.patches(x)
             for j, p in product(range(N), range(P)):
-                change = -d[j * layer.W + layer.window_of[p]] << left
+                change = -d[j][p] << left
                 slope = 0 if neg[j][p] else 3
                 for t, v in enumerate(patches[j][p]):
                     D[j][t] += (v << slope) * change
@@ -180,15 +223,15 @@ class Trainer:
         *hidden, top = self.layers
         for layer in hidden:
             found = [layer.forward(x) for x in maps]
-            kept.append([(x, neg) for x, (_, neg, _, _) in zip(maps, found, strict=True)])
+            kept.append([(x, neg, z) for x, (z, neg, _, _) in zip(maps, found, strict=True)])
             trains, signals = learns and layer.shifts.train, []
             for (x, (_, neg, latents, _)), label in zip(zip(maps, found, strict=True), labels, strict=True):
                 if trains and rule.error == "own":
                     d, k, scores = self.own_signal(layer, latents, label)
                     beats += scores
-                    signals.append((x, neg, d, k))
+                    signals.append((x, neg, layer.pixels(d), k))
                 elif trains and rule.error == "label":
-                    signals.append((x, neg, self.label_signal(latents, label), 0))
+                    signals.append((x, neg, layer.pixels(self.label_signal(latents, label)), 0))
             if signals:
                 self.update(layer, signals)
             maps = [following for *_, following in found]
@@ -200,15 +243,32 @@ class Trainer:
             summaries.append(scores.index(max(scores)) | label << 8)
             if learns:
                 errors.append(self.softmax(scores, top.shifts.score_shift, label))
-                signals.append((x, [[False]] * len(z), [clip(rnd(e, 1)) for e in errors[-1]], 0))
-        if learns:
+                signals.append((x, [[False]] * len(z), [[clip(rnd(e, 1))] for e in errors[-1]], 0))
+        if learns and rule.transposes:
+            self.way_back([*kept, [(x, neg, None) for x, neg, *_ in signals]], errors)
+        elif learns:
             self.update(top, signals)
         if learns and rule.error == "output":
             for layer, samples in reversed(list(zip(hidden, kept, strict=True))):
                 if layer.shifts.train:
-                    ds = [[clip(rnd(g, 2)) for g in self.through_basis(e, layer.geometry.latents)] for e in errors]
-                    self.update(layer, [(x, neg, d, 0) for (x, neg), d in zip(samples, ds, strict=True)])
+                    G = [self.through_basis(e, layer.geometry.latents) for e in errors]
+                    pixels = [layer.pixels([clip(rnd(g, 2)) for g in sample]) for sample in G]
+                    self.update(layer, [(x, neg, d, 0) for (x, neg, _), d in zip(samples, pixels, strict=True)])
         return beats + summaries
+
+    def way_back(self, kept, errors):
+        """`bp`, of all layers' inputs, negatives and z: a layer's d goes to that before it, then it is updated."""
+        ds = [[clip(rnd(e, 2) << 5, 2047) for e in sample] for sample in errors]
+        for number, layer in reversed(list(enumerate(self.layers))):
+            pixels = [layer.handed_on(d, z) for (*_, z), d in zip(kept[number], ds, strict=True)]
+            goes_on = number > 0 and self.layers[number - 1].shifts.train
+            if goes_on:
+                N = self.layers[number - 1].geometry.channels
+                found = [layer.back(s, neg) for s, (_, neg, _) in zip(pixels, kept[number], strict=True)]
+                ds = [[v for j in range(N) for v in r[j::N]] for r in found]
+            self.update(layer, [(x, neg, s, 0) for (x, neg, _), s in zip(kept[number], pixels, strict=True)])
+            if not goes_on:
+                return
 
 
 def expected_phases(machine, program, classes, labels):
@@ -226,7 +286,9 @@ def expected_phases(machine, program, classes, labels):
             signal, argmax = (SIGNAL_TAIL, ARGMAX_TAIL) if rule.scores else (PLAIN_SIGNAL_TAIL, PLAIN_ARGMAX_TAIL)
             signal += layer.latents * rule.scores
             cycles[Phase.SIGNAL, number] = samples * (3 * classes + signal if trains else classes + argmax)
-        elif trains:
+        if trains and rule.transposes:
+            cycles[Phase.SIGNAL, number] += back_cycles(layer, machine, samples)
+        elif trains and not layer.is_output:
             cycles[Phase.SIGNAL, number] = samples * {
                 "own": 3 * classes + layer.latents + SIGNAL_TAIL,
                 "label": layer.latents + LABEL_TAIL,
@@ -249,7 +311,7 @@ def network(*layers, shape=(4, 3, 1), classes=3, batch=2, basis="walsh"):
 
 NETWORKS = {
     "pools": network(
-        Convolution(3, (3, 3), (2, 2), padding=1, pool="max"),
+        Convolution(4, (3, 3), (2, 2), padding=1, pool="max"),
         Convolution(4, (2, 2), (1, 1), pool="none"),
         shape=(5, 6, 1), basis="square",
     ),
@@ -262,6 +324,11 @@ NETWORKS = {
     "small": network(FullyConnected(9), FullyConnected(8), shape=(3,)),
     "window a position": network(Convolution(5, (2, 2), (3, 3)), shape=(4, 4, 1), batch=2, basis="square"),
     "alone": network(shape=(6,), batch=2),
+    "stride": network(
+        Convolution(4, (3, 3), (4, 3), padding=1, pool="latent"),
+        Convolution(3, (3, 3), (1, 1), padding=1, stride=2, pool="max"),
+        shape=(7, 6, 1), batch=2,
+    ),
     "single": network(Convolution(2, (2, 2), (1, 1), stride=2), shape=(4, 3, 1), batch=1),
 }  # fmt: skip
 """In `small` a batch of one sample has column tiles of an update that would follow each other too soon for `dfa`."""
@@ -277,16 +344,16 @@ def machine_for(rule, rows, cols, net):
     return replace(machine, weight_depth=max(8, words), result_fifo_depth=max(4, beats))
 
 
-@pytest.mark.parametrize("rule", BUILT)
+@pytest.mark.parametrize("rule", RULES)
 @pytest.mark.parametrize("name, rows, cols", [
     ("pools", 2, 2), ("depthwise", 4, 3), ("dense", 2, 2), ("small", 4, 4), ("window a position", 4, 4),
-    ("alone", 2, 2), ("single", 1, 1),
+    ("alone", 2, 2), ("stride", 4, 2), ("single", 1, 1),
 ])  # fmt: skip
 def test_trains_by_the_book(rule, name, rows, cols):
     check(rule, NETWORKS[name], rows, cols)
 
 
-@pytest.mark.parametrize("rule", BUILT)
+@pytest.mark.parametrize("rule", RULES)
 def test_frozen(rule):
     check(rule, NETWORKS["pools"], 2, 2, train_hidden=False)
 
@@ -331,6 +398,8 @@ def check(rule, net, rows, cols, train_hidden=True):
         trained = trainer.parameters(program)
         for address, value in trained.items():
             assert await host.bus(ctx, address) == value & 0xFFFFFFFF, address
+        steps = sum(layer.col_tiles * layer.steps * layer.positions for layer in program.layers)
+        assert await host.register(ctx, "FORWARD_STEPS") == len(labels) * steps
         assert await host.register(ctx, "UPDATE_STEPS") == trainer.array_steps
         assert await host.register(ctx, "BIAS_STEPS") == trainer.bias_steps
         if RULES[rule].learns:

@@ -17,13 +17,17 @@ from spec.timing import Phase
 from spec.windowed_program import descriptor_kind
 from spec.windowed_timing import FORWARD_TAIL, SETUP_TAIL, UPDATE_TAIL
 
-PULSES = ("begin", "release", "prepare", "walk_start", "layer_start", "sample_start", "signal_start", "update_start")
+PULSES = (
+    "begin", "release", "prepare", "walk_start", "back_start", "layer_start", "sample_start", "signal_start",
+    "update_start",
+)  # fmt: skip
 
 
 def machine(rows, cols, **changes):
     values = {
         "rows": rows, "cols": cols, "weight_depth": 64, "activation_depth": 256, "max_neurons": 24, "max_fan_in": 24,
         "bias_depth": 64, "max_layers": 3, "fraction_bits": 20, "gradient_bits": 44, "max_batch": 3, "max_side": 12,
+        "index_depth": 200,
     }  # fmt: skip
     return replace(load_machine("tiny"), **{**values, **changes})
 
@@ -126,6 +130,8 @@ class Bench:
         """All of a phase; `walk` is the number of cycles that the walk takes, if it walks."""
         layer, samples, rule = self.layers[number], len(labels), self.rule
         signals, updates = layer.is_output or down, learns
+        back = rule.transposes and phase is Phase.SIGNAL and down
+        goes_back = rule.transposes and layer.trains_below
         if rule.waits:
             updates = learns and signals
         elif rule.learns:
@@ -135,7 +141,8 @@ class Bench:
             walks = phase in (Phase.FORWARD, Phase.UPDATE)
             self.set(
                 walk_finishing=walks and cycle == walk - 1,
-                signal_done=phase is Phase.SIGNAL and final,
+                signal_done=phase is Phase.SIGNAL and final and not back,
+                **({"back_finishing": back and final} if rule.transposes else {}),
                 room=self.rng.randrange(2), enable=self.rng.randrange(2), hold=self.rng.randrange(2),
             )  # fmt: skip
             if (phase is Phase.SIGNAL and not down) or not self.found:
@@ -147,22 +154,29 @@ class Bench:
             last = sample == samples - 1
             ends = final and (phase is Phase.UPDATE or (done and last and not updates))
             starts = final and phase is Phase.SETUP and not down or done and (updates if last else not down)
-            begins = Phase.SIGNAL if down else Phase.FORWARD
+            begins = Phase.SIGNAL if down and not rule.transposes else Phase.FORWARD
+            update = done and last
+            if rule.transposes:
+                # The output layer's update, or way back, follows its last signal, others' their setup or way back.
+                turns = final and (phase is Phase.SETUP if down else phase is Phase.SIGNAL and last and updates)
+                update = turns and not goes_back or back and final
+                starts = update or final and phase is Phase.SETUP and not down or done and not back and not last
             pulses = {
                 "prepare": phase is Phase.SETUP and cycle == self.kind.words(),
                 "walk_start": starts,
+                "back_start": rule.transposes and turns and goes_back,
                 "sample_start": phase is Phase.FORWARD and cycle == 0,
                 "layer_start": phase is begins and cycle == 0 and sample == 0,
-                "signal_start": phase is Phase.SIGNAL and cycle == 0,
+                "signal_start": phase is Phase.SIGNAL and cycle == 0 and not back,
                 "update_start": phase is Phase.UPDATE and cycle == 0,
                 "release": ends and number == 0 and (updates or not learns),
             }  # fmt: skip
             self.quiet(*(name for name, happens in pulses.items() if happens))
             if starts:
-                following = 0 if phase is Phase.SETUP or (done and last) else sample + 1
+                following = 0 if phase is Phase.SETUP or back or (done and last) else sample + 1
                 assert self.get("walk_x_first") == self.base(number, following), where
                 if rule.learns:
-                    assert self.get("walk_update") == (done and last)
+                    assert self.get("walk_update") == update
                     assert self.get("walk_x_wrap") == ((self.slots - self.first) if number == 0 else 0), where
             if pulses["release"]:
                 assert self.get("release_count") == samples
@@ -170,10 +184,10 @@ class Bench:
                 self.check_descriptor(layer, number)
             kept = phase is Phase.SIGNAL or phase is Phase.UPDATE and cycle < 2
             if phase is Phase.FORWARD and cycle >= 2 or kept and not down:
-                assert self.get("a_word") == (layer.a_base + sample * layer.a_stride) % 256, where
+                self.check_made(layer, sample, where)
             if phase is Phase.FORWARD and cycle < 2 and sample:
-                assert self.get("a_word") == (layer.a_base + (sample - 1) * layer.a_stride) % 256, where
-            if phase is Phase.SIGNAL:
+                self.check_made(layer, sample - 1, where)
+            if phase is Phase.SIGNAL and not back:
                 if rule.learns:
                     assert self.get("signal_train") == learns
                 assert self.get("label") == labels[sample], where
@@ -181,7 +195,17 @@ class Bench:
                     assert self.get("sample_first") == (sample == 0)
                     assert self.get("sample_last") == last
             await self.tick()
-        self.set(walk_finishing=0, signal_done=0)
+        self.set(walk_finishing=0, signal_done=0, **({"back_finishing": 0} if rule.transposes else {}))
+
+    def check_made(self, layer, sample, where):
+        """Where what the sample makes is written."""
+        assert self.get("a_word") == (layer.a_base + sample * layer.a_stride) % 256, where
+        if self.rule.transposes:
+            slope = layer.slope_base + sample * layer.slope_stride
+            # A stride is kept as wide as addresses of its memory are.
+            index = layer.index_base + sample * (layer.signal_stride % (1 << self.m.signal_addr_bits))
+            assert self.get("slope_word") == slope % (1 << self.m.slope_addr_bits), where
+            assert self.get("index_word") == index % (1 << self.m.index_addr_bits), where
 
     def base(self, number, sample):
         layer = self.layers[number]
@@ -223,6 +247,8 @@ class Bench:
                         predictions.append(rng.randrange(256))
                         self.set(found=predictions[-1])
                         self.found = True
+            if self.rule.transposes and learns and layer.is_output:
+                await self.back(number, labels)
             if signals or (learns and layer.is_output):
                 await self.walk(Phase.UPDATE, number, labels, len(labels) - 1, learns)
             if number == 0:
@@ -230,10 +256,19 @@ class Bench:
         while self.rule.waits and trains and self.layers[number].trains_below:
             number -= 1
             await self.phase(Phase.SETUP, number, setup, labels, 0, True, 0, down=True)
-            for sample in range(len(labels)):
-                await self.phase(Phase.SIGNAL, number, rng.randint(1, 6), labels, sample, True, 0, down=True)
+            if self.rule.transposes:
+                await self.back(number, labels)
+            else:
+                for sample in range(len(labels)):
+                    await self.phase(Phase.SIGNAL, number, rng.randint(1, 6), labels, sample, True, 0, down=True)
             await self.walk(Phase.UPDATE, number, labels, len(labels) - 1, True, down=True)
         return predictions
+
+    async def back(self, number, labels):
+        """The way back of a batch, if there is one."""
+        if self.layers[number].trains_below:
+            length = self.rng.randint(1, 6)
+            await self.phase(Phase.SIGNAL, number, length, labels, len(labels) - 1, True, 0, down=True)
 
     async def walk(self, phase, number, labels, sample, learns, down=False):
         """A phase that walks, a few cycles."""
@@ -263,11 +298,11 @@ def simulate(dut, bench):
 
 @pytest.mark.parametrize("rows, cols, rule", [
     *((rows, cols, "lls") for rows, cols in ((1, 1), (2, 2), (4, 3), (8, 8))),
-    *((rows, cols, rule) for rows, cols in ((1, 1), (4, 3)) for rule in ("dfa", "inference")),
+    *((rows, cols, rule) for rows, cols in ((1, 1), (4, 3)) for rule in ("dfa", "bp", "inference")),
 ])  # fmt: skip
 def test_batches(rows, cols, rule):
     """Random programs, batches and rings; each cycle's outputs are checked."""
-    rng = random.Random(f"{rows} {cols}")
+    rng = random.Random(f"{rows} {cols} {rule}")
     dut = Sequencer(machine(rows, cols, rule=rule))
     seen = set()
 

@@ -21,19 +21,27 @@ def machine(rows, cols, **changes):
     values = {
         "rows": rows, "cols": cols, "weight_depth": 512, "activation_depth": 1024, "max_neurons": 64, "max_fan_in": 64,
         "bias_depth": 128, "fraction_bits": 20, "gradient_bits": 44, "max_batch": 5, "max_side": SIDE,
-        "slope_depth": 3000, "signal_depth": 2000,
+        "slope_depth": 3000, "signal_depth": 2000, "index_depth": 2500,
     }  # fmt: skip
     return replace(load_machine("tiny"), **{**values, **changes})
 
 
 def layer_of(rng, m, **changes):
-    """A layer's fields, as much of them as the walk looks at."""
+    """A layer's fields, as much of them as the walk looks at; under `bp` windows are a pixel, a block, a latent's."""
     sizes = {"height": rng.randint(1, 5), "width": rng.randint(1, 5), "window_height": rng.randint(1, 4),
              "window_width": rng.randint(1, 4), "max_pool": rng.randrange(2)}  # fmt: skip
+    if m.learning.transposes:
+        latent, pool = rng.choice([(0, 0), (0, 1), (1, 0), (1, 0)])
+        sizes |= {"max_pool": pool, "pool_latent": latent}
+        if not latent:
+            sizes |= {"window_height": 1 + pool, "window_width": 1 + pool}
+        if pool:
+            sizes |= {"height": 2 * rng.randint(1, 3), "width": 2 * rng.randint(1, 3)}
     layer = {
         **sizes, "depthwise": rng.randrange(2), "steps": rng.randint(1, 3), "col_tiles": rng.randint(1, 3),
         "last_channels": rng.randint(1, m.cols), "x_stride": rng.randint(1, 20),
         "slope_stride": rng.randint(1, 300), "signal_stride": rng.randint(1, 100), "slope_base": rng.randrange(1000),
+        "index_base": rng.randrange(1000), "signal_base": rng.randrange(1000),
         "w_base": rng.randrange(100), "b_base": rng.randrange(8), **changes,
     }  # fmt: skip
     order = positions(layer)
@@ -128,11 +136,23 @@ def update(m, layer, x_first, samples, x_wrap):
                 first_part = b == 0 and not any(last for _, last in parts[:p])
                 flags |= {"first": first_part, "last": ends}
             expected.steps[u + LEAD] |= flags
-            expected.memories[u + LEAD - 1] = {
-                "slope_addr": b * layer["slope_stride"] + column * len(order) + p + waits * layer["slope_base"],
-                "signal_addr": b * layer["signal_stride"] + column * layer["windows"] + position["window"],
+            window = b * layer["signal_stride"] + column * layer["windows"] + position["window"]
+            slope, slopes, base = p, len(order), waits * layer["slope_base"]
+            if m.learning.transposes:
+                slope, slopes = position["window"], layer["windows"]
+                if layer["pool_latent"]:
+                    slope, slopes = position["y"] * layer["width"] + position["x"], len(order)
+            found = {
+                "slope_addr": b * layer["slope_stride"] + column * slopes + slope + base,
+                "signal_addr": window,
                 "signal_channels": used,
             }  # fmt: skip
+            if m.learning.transposes:
+                found |= {
+                    "signal_addr": window + layer["signal_base"], "index_addr": window + layer["index_base"],
+                    "place": 2 * (position["y"] % 2) + position["x"] % 2,
+                }  # fmt: skip
+            expected.memories[u + LEAD - 1 - m.learning.transposes] = found
             u += 1
     return expected
 
@@ -216,7 +236,7 @@ def run(m, cases, seed):
 ARRAYS = [(1, 1), (2, 2), (4, 3), (8, 8)]
 
 
-@pytest.mark.parametrize("rule", ["lls", "dfa", "inference"])
+@pytest.mark.parametrize("rule", ["lls", "dfa", "bp", "inference"])
 @pytest.mark.parametrize("rows, cols", ARRAYS)
 def test_random_layers(rows, cols, rule):
     m, rng = machine(rows, cols, rule=rule), random.Random(rows)
@@ -264,6 +284,17 @@ def test_windows_of_many_positions_come_in_parts(height, width):
     cut = {**whole, "window_height": min(height, 13), "window_width": min(width, 11)}
     cut["windows"] = 1 + positions(cut)[-1]["window"]
     run(m, [(whole, 2, 3, 0), (cut, 1, 3, 0)], width)
+
+
+def test_pixels_of_latents_are_numbered_row_by_row():
+    """Under `bp`, of windows of every size: whole and cut, of a row, of a column, of the map."""
+    m, rng = machine(2, 2, rule="bp"), random.Random(5)
+    cases = []
+    for window_height, window_width in product((1, 2, 3, 5), (1, 2, 3, 7)):
+        windows = {"window_height": window_height, "window_width": window_width}
+        sizes = {"height": 5, "width": 7, **windows, "max_pool": 0, "pool_latent": 1}
+        cases.append((layer_of(rng, m, **sizes, steps=2, col_tiles=2), rng.randint(1, 2), 3, 0))
+    run(m, cases, 5)
 
 
 def test_machines_of_one_sample():
