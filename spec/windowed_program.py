@@ -15,7 +15,7 @@ from spec.errors import SpecError
 from spec.geometry import LayerGeometry
 from spec.machine import INPUT_FRAC, Machine
 from spec.network import Network
-from spec.program import Descriptor, Field, Fit, LayerDescriptor, check_kind, map_bases
+from spec.program import Descriptor, Field, Fit, LayerDescriptor, check_kind, map_bases, need_scores
 from spec.windowed import WindowedLayer, windowed_layers
 
 __all__ = [
@@ -264,6 +264,7 @@ def compile_windowed(network: Network, machine: Machine, train_hidden: bool = Tr
         fit.need("slope_depth", words, f"positions times column tiles of {kept} and batch")
         signals = (count * layer.windows for layer, count in zip(geometry, tiles, strict=True))
         fit.need("signal_depth", batch * max(signals), "windows times column tiles of a layer and batch")
+    need_scores(fit, network, machine)
     scored = len(geometry) if rule.scores else 1
     beats = batch * (scored * network.classes + 1)
     what = "beats of a batch's results: every layer's class scores and the summary of each sample"

@@ -31,6 +31,7 @@ from spec.timing import (
     PLAIN_SIGNAL_TAIL,
     SETUP_CYCLES,
     SIGNAL_TAIL,
+    score_cycles,
     tile_interval,
     update_tail,
 )
@@ -110,10 +111,11 @@ def _walk_cycles(layer: LayerDescriptor, machine: Machine) -> int:
 def _signal_cycles(layer: LayerDescriptor, machine: Machine, classes: int, trains: bool) -> int:
     """Walks over the classes: three for errors, one for the largest score."""
     scores = machine.learning.scores
+    trained, inferred = score_cycles(machine.learning.trains, machine.vectors or classes)
     if trains and (layer.is_output or scores):
-        return 3 * classes + (SIGNAL_TAIL if scores else PLAIN_SIGNAL_TAIL)
+        return 3 * classes + (SIGNAL_TAIL + trained if scores else PLAIN_SIGNAL_TAIL)
     if layer.is_output:
-        return classes + (ARGMAX_TAIL if scores else PLAIN_ARGMAX_TAIL)
+        return classes + (ARGMAX_TAIL + inferred if scores else PLAIN_ARGMAX_TAIL)
     return 0
 
 
