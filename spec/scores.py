@@ -23,6 +23,7 @@ __all__ = [
     "USED_BITS",
     "USED_FRAC",
     "VECTOR_BITS",
+    "basis_vectors",
     "first_codes",
     "lane_bits",
     "lanes",
@@ -48,12 +49,17 @@ RATE_STEP = 2
 _CLASS_BITS = 8
 
 
+def basis_vectors(machine: Machine, classes: int) -> int:
+    """Vectors of the basis on a machine: one a class, but as many as the machine says under ``lls_mxm``."""
+    return machine.vectors if machine.learning.trains == "matrix" and machine.vectors else classes
+
+
 def score_basis(network: Network, machine: Machine) -> Basis:
     """The basis of a network's scores on a machine; under ``lls_mxm`` it may have fewer vectors than classes.
 
     :class:`SpecError` for more.
     """
-    count = machine.vectors if machine.learning.trains == "matrix" and machine.vectors else network.classes
+    count = basis_vectors(machine, network.classes)
     if count > network.classes:
         rule = f"must be at most the {network.classes} classes of network {network.name}, or 0 for as many"
         raise SpecError("vectors", rule, count)

@@ -44,7 +44,7 @@ BACK_TAIL = 0
 DELTA_LATENCY = 12
 """From the first cycle of ``update`` to that in which the array can take the first shifted signal."""
 _DELTA_LATENCY = {"drtp": 7, "bp": 5}
-_SCORE_TAILS = {"": (0, 0), "factors": (6, 3), "matrix": (14, 6), "basis": (0, 0)}
+_SCORE_TAILS = {"": (0, 0), "factors": (2, 2), "matrix": (2, 4), "basis": (0, 0)}
 """By what is trained of the class scores: the cycles that a layer's ``signal`` has more than under ``lls``, that of an
 inference; beyond the walks over the rows of a matrix."""
 UPDATE_TAIL = DELTA_LATENCY + 2

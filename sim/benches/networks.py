@@ -31,8 +31,10 @@ RULE_DESIGNS: dict[str, tuple[Machine, int, str]] = {
     "drtp": (windowed_machine(2, 2, rule="drtp"), 3, "walsh"),
     "dfa": (replace(NARROW, rule="dfa"), 3, "sine"),
     "inference": (windowed_machine(2, 1, rule="inference"), 3, "square"),
+    "lls_m": (windowed_machine(2, 2, rule="lls_m"), 3, "sine"),
+    "local_classifier": (windowed_machine(2, 2, rule="local_classifier", classifier_depth=300), 3, "square"),
 }
-"""A small machine for each rule but ``lls``, with classes and basis: one compiled design each."""
+"""A small machine for each rule but ``lls`` and ``lls_mxm``, with classes and basis: one compiled design each."""
 
 
 def conv(channels: int, kernel: int | tuple[int, int], latent: int | tuple[int, int] = 1, **options) -> Convolution:

