@@ -1,5 +1,5 @@
-"""Random networks on the compiled Verilog: weights, predictions, and the cycles of every phase of every layer, against
-the model and the cycle simulator.
+"""Random networks on the compiled Verilog: weights, trained scores, predictions, and the cycles of every phase of every
+layer, against the model and the cycle simulator.
 
 `python -m bench.sweep --networks 100 --out DIR` draws layers, shapes, strides, paddings, batches and rates at random,
 for arrays from 1x1 to 8x8 and every learning rule, beyond what the tests hold. Each network is drawn from the seed and
@@ -11,6 +11,7 @@ import csv
 import sys
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -25,6 +26,7 @@ from spec.errors import SpecError, check_choice
 from spec.machine import Machine
 from spec.network import FullyConnected, Network, Recipe
 from spec.rules import RULES
+from spec.scores import TRAINED_FRAC
 from spec.timing import Phase
 
 __all__ = ["main"]
@@ -37,6 +39,8 @@ WINDOWED_SHAPES = ((1, 1), (2, 2), (4, 2), (4, 4), (8, 8))
 CLASSES_OF_BASIS = {"square": 10, "walsh": 4, "sine": 3}
 BATCHES = 3
 """Updates, or samples at batch 1, that a network is trained for; the last batch is not filled."""
+SPREAD = 1 << TRAINED_FRAC
+"""How far trained scores are from those that training starts from, before it does."""
 Design = tuple[Machine, int, str]
 
 
@@ -75,7 +79,8 @@ def designs(rules: tuple[str, ...]) -> Iterator[Design]:
         for number, (rows, cols) in enumerate(shapes):
             basis, classes = bases[number % len(bases)]
             for rule in rules:
-                yield machine_of(rows, cols, rule), classes, basis
+                # Of use to lls_mxm alone: fewer vectors than classes in every other design.
+                yield replace(machine_of(rows, cols, rule), vectors=2 * (number % 2)), classes, basis
 
 
 def sweep(numbers: range, seed: int, among: list[Design], path: Path) -> int:
@@ -109,6 +114,9 @@ def difference(machine: Machine, network: Network, samples: int, rng: np.random.
     seed, frozen = int(rng.integers(1000)), bool(rng.integers(8) == 0)
     model = (FastWindowedModel if network.windowed else FastModel)(network, machine, seed, train_hidden=not frozen)
     rtl = RtlBackend(network, machine, seed, train_hidden=not frozen)
+    scores = [codes + rng.integers(-SPREAD, SPREAD, codes.shape) for codes in model.trained_scores()]
+    for backend in (rtl, model):
+        backend.load_trained_scores(scores)
     before = rtl.trace().astype(np.int64)
     if machine.learning.learns:
         ours, theirs = (backend.train(x, labels).predictions for backend in (rtl, model))
@@ -124,6 +132,9 @@ def difference(machine: Machine, network: Network, samples: int, rng: np.random.
         for part, a, b in zip(("weight", "bias"), ours, theirs, strict=True):
             if not np.array_equal(a, b):
                 return f"layer {number}, {part}: {int(np.sum(a != b))} of {a.size} codes"
+    for number, (a, b) in enumerate(zip(rtl.trained_scores(), model.trained_scores(), strict=True)):
+        if not np.array_equal(a, b):
+            return f"layer {number}, trained scores: {int(np.sum(a != b))} of {a.size} codes"
     for phase in CYCLE_PHASES:
         measured = spent[Phase[phase.upper()], : len(network.shapes)]
         if phase != "finish" and not np.array_equal(measured, expected[phase]):

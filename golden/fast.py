@@ -23,6 +23,7 @@ import numba
 import numpy as np
 
 from golden.fixed import IntegerModel, StepResult, checked_samples
+from golden.signals import RATE_BEYOND
 from golden.train import Parameters, TrainReport
 from spec.lfsr import PERIOD, SEQUENCE, offset
 from spec.machine import ACT_BITS
@@ -52,6 +53,8 @@ BACK_BLOCK = 16
     B_BASE,
     X_BASE,
     TABLE_BASE,
+    TRAINED_BASE,
+    TRAINED_SIZE,
     ACT_SHIFT,
     SCORE_SHIFT,
     RATE_SHIFT,
@@ -60,7 +63,7 @@ BACK_BLOCK = 16
     TRAINS,
     TRAINS_BELOW,
     FIELDS,
-) = range(17)
+) = range(19)
 # What the machine is to it, likewise.
 (
     ROWS,
@@ -71,11 +74,16 @@ BACK_BLOCK = 16
     SIGNAL_FRAC,  # of the output layer's signal
     LFSR_STRIDE,
     BASIS_FRACTION,
+    TRAINED_RATE,  # shift of a trained score's rate
     SCORES,  # from here on what `spec.rules.Rule` says
     WAITS,
     TRANSPOSES,
+    TRAINED_KIND,  # NOTHING, MIXING or BASIS
     CONSTANTS,
-) = range(12)
+) = range(14)
+NOTHING, MIXING, BASIS = range(3)
+"""What is trained of a hidden layer's scores: factors and matrices are of one kind here."""
+TRAINED_KINDS = {"": NOTHING, "factors": MIXING, "matrix": MIXING, "basis": BASIS}
 # The small tables, rows of int64 `(3, 16)`. They are arguments, since a constant would stay in the
 # compiled code that is kept on the disk, whatever became of its source.
 T_EXP, T_RCP8, T_RCP9 = range(3)
@@ -187,25 +195,111 @@ def _softmax_error(score, label, shift, small, e):
 
 
 @_compiled
-def _hidden_signal(a, neg, table, fraction, label, score_shift, small, score, e, back, delta):
-    """Scores and learning signal of a hidden layer; returns the norm's exponent.
+def _used_dot(trained, x):
+    """`Σ (θ >> 8)·x` of int32 codes of 24 bits with int8 codes."""
+    total = np.int64(0)
+    for start in range(0, x.shape[0], BLOCK):
+        part = np.int32(0)
+        for i in range(start, min(start + BLOCK, x.shape[0])):
+            part = np.int32(part + np.int32(np.int32(trained[i] >> np.int32(8)) * np.int32(x[i])))
+        total += part
+    return total
 
-    `a`, `table` (int16) as in `golden.fixed`; writes `score`, `e` `(K,)`, `back`, `delta` `(n,)`.
+
+@_compiled
+def _mix(trained, v, score):
+    """Writes class scores to `score`, of those of the basis' vectors: a row of `trained` a vector."""
+    classes = score.shape[0]
+    if trained.shape[0] == classes:
+        for c in range(classes):
+            score[c] = _sat(_rnd((trained[c] >> 8) * v[c], 12), 20)
+        return
+    score[:] = 0
+    for i in range(v.shape[0]):
+        for c in range(classes):
+            score[c] += (trained[i * classes + c] >> 8) * v[i]
+    for c in range(classes):
+        score[c] = _sat(_rnd(score[c], 12), 20)
+
+
+@_compiled
+def _unmix(trained, v, e, shift, sent):
+    """Writes what is sent back through the basis to `sent`, and moves `trained`."""
+    lanes = trained.shape[0] // v.shape[0]
+    for i in range(v.shape[0]):
+        total = 0
+        for lane in range(lanes):
+            at, error = i * lanes + lane, e[i if lanes == 1 else lane]
+            total += (trained[at] >> 8) * error
+            trained[at] = _sat(trained[at] - _rnd((v[i] * _rnd(error, 2)) << 10, shift), 24)
+        sent[i] = _sat(_rnd(total, 12), 12)
+
+
+@_compiled
+def _send_back(row, error, back):
+    """Adds what an error sends back through its row of the basis."""
+    for i in range(back.shape[0]):
+        back[i] += np.int32(np.int32(row[i]) * error)
+
+
+@_compiled
+def _send_back_trained(row, error, a, shift, back):
+    """The same through a row that is trained, and moves it."""
+    shift, half, coarse = np.int32(shift), np.int32((1 << shift) >> 1), np.int32((error + 2) >> 2)
+    for i in range(back.shape[0]):
+        code = row[i]
+        back[i] += np.int32(np.int32(code >> np.int32(8)) * error)
+        change = np.int32(np.int32(np.int32(np.int32(np.int32(a[i]) * coarse) << np.int32(10)) + half) >> shift)
+        code = np.int32(code - change)
+        row[i] = min(max(code, np.int32(-(1 << 23))), np.int32((1 << 23) - 1))
+
+
+@_compiled
+def _hidden_signal(
+    a, neg, table, fraction, trains, trained, rate, label, score_shift, small, score, e, room, back, delta
+):
+    """Scores and learning signal of a hidden layer, whose trained scores it moves; returns the norm's exponent.
+
+    `a`, `table` (int16) as in `golden.fixed`; `trains` one of NOTHING, MIXING, BASIS, `trained` (int32) the layer's
+    `(I, lanes)` or `(K, n)`, `rate` the shift of its rate; writes `score`, `e` `(K,)`, `back`, `delta` `(n,)`. `room`
+    `(2, I)`: the vectors' scores, and what is sent back through them.
     """
     neurons = a.shape[0]
     ss = _dot(a, a)
     top = _msb(ss)
     k = (top + 1) >> 1
-    for c in range(score.shape[0]):
-        score[c] = _sat(_rnd(_dot(table[c * neurons : (c + 1) * neurons], a), fraction), 20)
+    shift = min(max(rate + k, 0), 31)
+    v, sent = room[0], room[1]
+    if trains == BASIS:
+        for c in range(score.shape[0]):
+            score[c] = _sat(_rnd(_used_dot(trained[c * neurons : (c + 1) * neurons], a), 12), 20)
+    else:
+        for c in range(v.shape[0]):
+            v[c] = _rnd(_dot(table[c * neurons : (c + 1) * neurons], a), fraction)
+        if trains == NOTHING:
+            for c in range(score.shape[0]):
+                score[c] = _sat(v[c], 20)
+        else:
+            for c in range(v.shape[0]):
+                v[c] = _sat(v[c], 18)
+            _mix(trained, v, score)
     _softmax_error(score, label, score_shift + k, small, e)
     gs = 0
-    back[:] = 0
     for c in range(score.shape[0]):
         gs += e[c] * score[c]
-        row, error = table[c * neurons : (c + 1) * neurons], np.int32(e[c])
-        for i in range(neurons):
-            back[i] += np.int32(np.int32(row[i]) * error)
+    back[:] = 0
+    if trains == BASIS:
+        fraction = 12
+        for c in range(score.shape[0]):
+            if e[c] != 0:
+                _send_back_trained(trained[c * neurons : (c + 1) * neurons], np.int32(e[c]), a, shift, back)
+    else:
+        if trains == NOTHING:
+            sent[:] = e
+        else:
+            _unmix(trained, v, e, shift, sent)
+        for c in range(v.shape[0]):
+            _send_back(table[c * neurons : (c + 1) * neurons], np.int32(sent[c]), back)
     along = _sat(_rnd(gs << 1, k), 16)
     q = _sat(_rnd(along * small[T_RCP8, ((ss << 4) >> top) & 15], (top >> 1) + 2), 16)
     q32, fraction32 = np.int32(q), np.int32(fraction)
@@ -353,17 +447,20 @@ def _run(
     weights,
     biases,
     tables,
+    trained,
     sequence,
     counters,
     x,
     scores,
+    room,
     formed,
 ):
     """Samples one after another, each with its update unless its label is none; the predictions.
 
-    `x` is room for each layer's input; `scores`, `formed` `(L, K)`, `(L,)` are the last sample's.
+    `x` is room for each layer's input, `room` that of `_hidden_signal`; `scores`, `formed` `(L, K)`, `(L,)` are the
+    last sample's.
     """
-    rows, classes = machine[ROWS], scores.shape[1]
+    rows, vectors, kind = machine[ROWS], room.shape[1], machine[TRAINED_KIND]
     fraction, largest = machine[BASIS_FRACTION], (1 << (machine[SIGNAL_BITS] - 1)) - 1
     waits, last = machine[WAITS] != 0, layers.shape[0] - 1
     widest = max(layers[:, N_OUT].max(), layers[:, N_IN].max())
@@ -371,7 +468,7 @@ def _run(
     back, delta, below = np.zeros(widest, np.int32), np.zeros(widest, np.int16), np.zeros(widest, np.int16)
     gradient = np.zeros(widest, np.int64)
     part, sums = np.zeros(x.shape[0], np.int32), np.zeros(x.shape[0], np.int64)
-    e = np.zeros(classes, np.int64)
+    e = np.zeros(scores.shape[1], np.int64)
     predictions = np.empty(samples.shape[0], np.int64)
     for s in range(samples.shape[0]):
         label = labels[s]
@@ -406,13 +503,17 @@ def _run(
                 k = _hidden_signal(
                     activation,
                     negative,
-                    tables[first : first + classes * n_out],
+                    tables[first : first + vectors * n_out],
                     fraction,
+                    kind,
+                    trained[layer[TRAINED_BASE] : layer[TRAINED_BASE] + layer[TRAINED_SIZE]],
+                    machine[TRAINED_RATE],
                     label,
                     layer[SCORE_SHIFT],
                     small,
                     score,
                     e,
+                    room,
                     back[:n_out],
                     delta,
                 )
@@ -440,7 +541,7 @@ def _run(
                     _signals(gradient[:n_in], 14, neg[number - 1], largest, below)
                 else:
                     first = layers[number - 1, TABLE_BASE]
-                    _feedback(e, tables[first : first + classes * n_in], fraction, gradient[:n_in])
+                    _feedback(e, tables[first : first + vectors * n_in], fraction, gradient[:n_in])
                     _signals(gradient[:n_in], 2, neg[number - 1], largest, below)
                     _hold(below, a[number - 1, :n_in])
             if layer[TRAINS] != 0:
@@ -499,6 +600,8 @@ class FastModel(IntegerModel):
     def _prepare(self) -> None:
         """Lays out the memory of the compiled code."""
         rows, layers, rule = self.machine.rows, self.layers, self.machine.learning
+        sizes = [codes.size for codes in self.trained] or [0] * (len(layers) - 1)
+        self._lay_out_trained(sizes)
         self._spans = [-(-layer.row_tiles // LANES) * LANES for layer in layers]
         self._w_bases = _bases(layer.n_out * rows * s for layer, s in zip(layers, self._spans, strict=True))
         columns = {
@@ -511,6 +614,8 @@ class FastModel(IntegerModel):
             B_BASE: [layer.b_base for layer in layers],
             X_BASE: _bases(rows * span for span in self._spans)[:-1],
             TABLE_BASE: _bases(table.size for table in self.tables)[:-1],
+            TRAINED_BASE: _bases(sizes),
+            TRAINED_SIZE: [*sizes, 0],
             ACT_SHIFT: [layer.act_shift for layer in layers],
             SCORE_SHIFT: [layer.score_shift for layer in layers],
             RATE_SHIFT: [layer.rate_shift for layer in layers],
@@ -530,9 +635,11 @@ class FastModel(IntegerModel):
             SIGNAL_FRAC: BACK_FRAC if rule.transposes else ACT_BITS - 1,
             LFSR_STRIDE: offset(self.machine, 1),
             BASIS_FRACTION: self.basis.fraction_bits,
+            TRAINED_RATE: self.network.recipe.rate_shift(rule.name) + RATE_BEYOND,
             SCORES: rule.scores,
             WAITS: rule.waits,
             TRANSPOSES: rule.transposes,
+            TRAINED_KIND: TRAINED_KINDS[rule.trains],
         }
         self._machine = np.array([constants[field] for field in range(CONSTANTS)], dtype=np.int64)
         self._small = np.array([EXP, RCP8, RCP9], dtype=np.int64)
@@ -540,7 +647,19 @@ class FastModel(IntegerModel):
         self._sequence = np.resize(SEQUENCE, 2 * PERIOD + LANES)
         self._x = np.zeros(rows * sum(self._spans), dtype=np.int16)
         self._scores = np.zeros((len(layers), self.network.classes), dtype=np.int64)
+        self._room = np.zeros((2, self.basis.classes), dtype=np.int64)
         self._formed = np.zeros(len(layers), dtype=np.bool_)
+
+    def _lay_out_trained(self, sizes: list[int]) -> None:
+        """Copies what is trained of the scores to the compiled code's memory, a basis class by class; `trained` are
+        views of it.
+        """
+        self._trained = np.zeros(sum(sizes), dtype=np.int32)
+        for number, (codes, first) in enumerate(zip(self.trained, _bases(sizes), strict=False)):
+            kept = self._trained[first : first + codes.size]
+            by_class = self.machine.learning.trains == "basis"
+            self.trained[number] = kept.reshape(codes.T.shape).T if by_class else kept.reshape(codes.shape)
+            self.trained[number][...] = codes
 
     def _rows_of(self, weights: np.ndarray, number: int) -> np.ndarray:
         """A layer's weights as a view `(n_out, R, padded row)`."""
@@ -561,10 +680,12 @@ class FastModel(IntegerModel):
                 self._weights,
                 self._biases,
                 self._tables,
+                self._trained,
                 self._sequence,
                 self.counters,
                 self._x,
                 self._scores,
+                self._room,
                 self._formed,
             )
         return predictions

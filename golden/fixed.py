@@ -1,6 +1,6 @@
 """The bit-exact integer model of the machine, in plain NumPy: what the hardware computes, readably.
 
-A training step is a walk over the layers, by the machine's rule (`docs/rules.md`). Under `lls` and
+A training step is a walk over the layers, by the machine's rule (`docs/rules.md`). Under `lls`, its kin and
 `drtp` each layer goes forward and at once learns from a signal of its own: no layer waits for
 another. Under `dfa` and `bp` all go forward, and then learn from the output layer's error, the last
 first. The functions stand in the order of a step, the signals' in `golden.signals`, each for one unit
@@ -12,7 +12,7 @@ hidden activation s8, 4; bias s16, 7 more than the layer's input; output score s
 in `golden.signals`.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -23,34 +23,45 @@ from golden.signals import (
     back_delta,
     back_sums,
     class_scores,
+    factor_errors,
+    factor_scores,
     feedback_delta,
     held,
     hidden_delta,
     label_delta,
+    matrix_errors,
+    matrix_scores,
+    moved_trained,
     norm_exponent,
     output_back_delta,
     output_delta,
     shift_delta,
     softmax_error,
     sum_of_squares,
+    trained_error,
+    trained_shift,
+    used,
+    vector_scores,
 )
 from golden.train import Parameters, TrainReport, initial_codes, network_identity
-from spec.basis import Basis
 from spec.errors import SpecError
 from spec.lfsr import PERIOD, offset
 from spec.machine import ACT_BITS, BIAS_LEFT_SHIFT, SCORE_BITS, WEIGHT_BITS, Machine
 from spec.network import NO_LABEL, Network
 from spec.program import compile_program
+from spec.scores import TRAINED_BITS, USED_FRAC, first_codes, score_basis, trained_shapes
 
 __all__ = [
     "FixedModel",
     "IntegerModel",
     "StatefulModel",
     "StepResult",
+    "TrainedScores",
     "bias_random",
     "checked_samples",
     "hidden_activation",
     "integer_identity",
+    "local_signal",
     "moved",
     "output_score",
     "pre_activation",
@@ -81,6 +92,60 @@ def hidden_activation(z: np.ndarray, act_shift: int) -> tuple[np.ndarray, np.nda
 def output_score(z: np.ndarray, act_shift: int) -> np.ndarray:
     """The output layer's scores: 20 bits, 9 fraction bits."""
     return sat(rnd(z, act_shift), SCORE_BITS)
+
+
+# The signal of a hidden layer with scores of its own: units of `golden.signals`.
+
+
+@dataclass(frozen=True)
+class TrainedScores:
+    """What a hidden layer trains of its scores: `kind` of `spec.rules.Rule.trains`, `codes` int32 `(rows, lanes)`,
+    which are moved where they are, and `rate_shift` of the layer's weights (`Recipe.rate_shift`).
+    """
+
+    kind: str
+    codes: np.ndarray
+    rate_shift: int
+
+
+def local_signal(
+    a: np.ndarray,
+    neg: np.ndarray,
+    label: int,
+    table: np.ndarray,
+    fraction_bits: int,
+    score_shift: int,
+    own: TrainedScores | None = None,
+) -> tuple[np.ndarray, np.ndarray, int]:
+    """`(scores (K,), delta (n,), k)` of a hidden layer from its own scores, and `own`, what of them it trains, moved.
+
+    `a`, `neg (n,)` as of `golden.fixed.hidden_activation`; the signal is the gradient times the norm, and `k` the
+    norm's exponent.
+    """
+    k = norm_exponent(sum_of_squares(a))
+    shift = score_shift + k
+    if own is None:
+        scores = class_scores(a, table, fraction_bits)
+        error = softmax_error(scores, label, shift)
+        return scores, hidden_delta(error, scores, a, neg, table, fraction_bits), k
+    if own.kind == "basis":
+        table, fraction_bits = used(own.codes).T, USED_FRAC
+        scores = class_scores(a, table, fraction_bits)
+        error = back = softmax_error(scores, label, shift)
+        gradient = np.multiply.outer(a, trained_error(error))
+    else:
+        v = vector_scores(a, table, fraction_bits)
+        if own.kind == "factors":
+            scores = factor_scores(v, own.codes)
+            error = softmax_error(scores, label, shift)
+            back, gradient = factor_errors(error, own.codes), (v * trained_error(error))[:, None]
+        else:
+            scores = matrix_scores(v, own.codes)
+            error = softmax_error(scores, label, shift)
+            back, gradient = matrix_errors(error, own.codes), np.multiply.outer(v, trained_error(error))
+    delta = hidden_delta(error, scores, a, neg, table, fraction_bits, back)
+    own.codes[...] = moved_trained(own.codes, gradient, trained_shift(own.rate_shift, k))
+    return scores, delta, k
 
 
 # Update: the array and the bias unit again.
@@ -144,7 +209,7 @@ def update_biases(
 class StepResult:
     """What one sample gave: the `prediction`, and each layer's class `scores`, int64 `(K,)`.
 
-    The output layer always forms scores, a hidden layer where it trains on the sample under `lls`;
+    The output layer always forms scores, a hidden layer where it trains on the sample by their error;
     they are None elsewhere.
     """
 
@@ -172,6 +237,9 @@ def integer_identity(network: Network, machine: Machine, train_hidden: bool) -> 
     }
     if identity["rule"] not in ("lls", "frozen", "inference"):
         identity["rate_shift"] = str(network.recipe.rate_shift(rule.name))
+    if rule.trains and train_hidden:
+        shapes = trained_shapes(network, machine)
+        identity["trained scores"] = " ".join([rule.name, *(f"{rows}x{lanes}" for rows, lanes in shapes)])
     return identity
 
 
@@ -203,13 +271,19 @@ def checked_samples(network: Network, x: np.ndarray, labels: np.ndarray | None) 
 class StatefulModel:
     """What models of integers share: two counters, that every random bit follows from, and state.
 
-    A subclass holds the parameters. `train_hidden=False` freezes the hidden layers.
+    A subclass holds the weights; here is what rules train of the scores: `trained`, int32, an array a hidden layer
+    whose elements are `spec.scores.trained_shapes`' in their order, whatever its shape.
+    `train_hidden=False` freezes the hidden layers, which then have none.
     """
+
+    trained: list[np.ndarray]
 
     def __init__(self, network: Network, machine: Machine, train_hidden: bool = True) -> None:
         self.network = network
         self.machine = machine
-        self.basis = Basis(network.basis, network.classes)
+        self.basis = score_basis(network, machine)
+        self.trained = first_codes(network, machine) if train_hidden else []
+        self._trained_shapes = trained_shapes(network, machine)[: len(self.trained)]
         self.counters = np.zeros(2, dtype=np.int64)
         self._identity = integer_identity(network, machine, train_hidden)
 
@@ -243,6 +317,25 @@ class StatefulModel:
         """Replaces the parameters; the counters stay. SpecError if they are not codes of 16 bits."""
         raise NotImplementedError
 
+    def trained_scores(self) -> list[np.ndarray]:
+        """Copies of what is trained of the hidden layers' scores: int32 `(rows, lanes)`; none under other rules, or
+        with frozen hidden layers.
+        """
+        pairs = zip(self.trained, self._trained_shapes, strict=True)
+        return [np.array(codes.reshape(shape)) for codes, shape in pairs]
+
+    def load_trained_scores(self, codes: Sequence[np.ndarray]) -> None:
+        """Replaces what is trained of the hidden layers' scores. SpecError if it is not codes of 24 bits."""
+        expected = self._trained_shapes
+        if len(codes) != len(expected):
+            raise SpecError("trained scores", f"must have {len(expected)} layers", len(codes))
+        checked = [
+            _checked_codes(name, shape, TRAINED_BITS, layer)
+            for name, shape, layer in zip(self._trained_names(), expected, codes, strict=True)
+        ]
+        for kept, layer in zip(self.trained, checked, strict=True):
+            kept[...] = layer.reshape(kept.shape)
+
     def step(self, x: np.ndarray, label: int | None = None) -> StepResult:
         """One sample, int8 `(features,)`; trains on it unless `label` is None or the rule `inference`."""
         raise NotImplementedError
@@ -252,27 +345,39 @@ class StatefulModel:
         return self.step(x)
 
     def state_dict(self) -> dict[str, np.ndarray]:
-        """Everything that the next sample depends on: parameters int16, counters int64."""
+        """Everything that the next sample depends on: parameters int16, trained scores int32, counters int64."""
         state = {
             "update_steps": np.array(self.update_steps, dtype=np.int64),
             "bias_steps": np.array(self.bias_steps, dtype=np.int64),
         }
         for number, (weight, bias) in enumerate(self.parameters()):
             state[f"layer{number}_weight"], state[f"layer{number}_bias"] = weight, bias
-        return state
+        return state | dict(zip(self._trained_names(), self.trained_scores(), strict=True))
 
     def load_state_dict(self, state: Mapping[str, np.ndarray]) -> None:
         """Goes on from the state of any model with an equal identity; SpecError if it is not one."""
         layers = range(len(self.network.shapes))
-        names = {f"layer{n}_{part}" for n in layers for part in ("weight", "bias")}
-        wrong = (names | {"update_steps", "bias_steps"}) ^ set(state)
+        names, trained = {f"layer{n}_{part}" for n in layers for part in ("weight", "bias")}, self._trained_names()
+        wrong = (names | set(trained) | {"update_steps", "bias_steps"}) ^ set(state)
         if wrong:
             raise SpecError("state", "has entries missing or unknown", ", ".join(sorted(wrong)))
         update_steps, bias_steps = int(state["update_steps"]), int(state["bias_steps"])
         if min(update_steps, bias_steps) < 0:
             raise SpecError("state", "must count 0 steps or more", (update_steps, bias_steps))
         self.load_parameters([(state[f"layer{n}_weight"], state[f"layer{n}_bias"]) for n in layers])
+        self.load_trained_scores([state[name] for name in trained])
         self.update_steps, self.bias_steps = update_steps, bias_steps
+
+    def _trained_names(self) -> list[str]:
+        """What the state calls the trained scores, in layer order."""
+        return [f"layer{number}_{self.machine.rule}" for number in range(len(self.trained))]
+
+    def _own_scores(self, number: int) -> TrainedScores | None:
+        """What a hidden layer trains of its scores, itself."""
+        rule = self.machine.learning
+        if not rule.trains:
+            return None
+        return TrainedScores(rule.trains, self.trained[number], self.network.recipe.rate_shift(rule.name))
 
     def _check_learns(self) -> None:
         """Refuses training on a machine for inference."""
@@ -288,15 +393,21 @@ class StatefulModel:
         for number, ((n_in, n_out), pair) in enumerate(zip(expected, parameters, strict=True)):
             shapes = {"weight": (n_out, n_in), "bias": (n_out,)}
             for (part, shape), array in zip(shapes.items(), pair, strict=True):
-                name, array = f"layer{number}_{part}", np.asarray(array)
-                if array.shape != shape:
-                    raise SpecError(name, f"must have the shape {shape}", array.shape)
-                if array.dtype.kind not in "iu":
-                    raise SpecError(name, "must hold integer codes", str(array.dtype))
-                if array.min() < -(1 << 15) or array.max() >= 1 << 15:
-                    raise SpecError(name, "must hold codes of 16 bits")
-                copies.append(array.astype(np.int16))
+                checked = _checked_codes(f"layer{number}_{part}", shape, WEIGHT_BITS, array)
+                copies.append(checked.astype(np.int16))
         return list(zip(copies[::2], copies[1::2], strict=True))
+
+
+def _checked_codes(name: str, shape: tuple[int, ...], bits: int, array: np.ndarray) -> np.ndarray:
+    """An array, after checking its shape and that it holds codes of so many bits."""
+    array = np.asarray(array)
+    if array.shape != shape:
+        raise SpecError(name, f"must have the shape {shape}", array.shape)
+    if array.dtype.kind not in "iu":
+        raise SpecError(name, "must hold integer codes", str(array.dtype))
+    if array.min() < -(1 << (bits - 1)) or array.max() >= 1 << (bits - 1):
+        raise SpecError(name, f"must hold codes of {bits} bits")
+    return array
 
 
 class IntegerModel(StatefulModel):
@@ -383,14 +494,12 @@ class FixedModel(IntegerModel):
     def _own_signal(
         self, number: int, a: np.ndarray, neg: np.ndarray, label: int
     ) -> tuple[np.ndarray | None, np.ndarray, int]:
-        """`(scores (K,), delta (n,), k)` of a hidden layer that waits for no other (`lls`, `drtp`)."""
+        """`(scores (K,), delta (n,), k)` of a hidden layer that waits for no other."""
         table, bits = self.tables[number], self.basis.fraction_bits
         if not self.machine.learning.scores:
             return None, held(label_delta(label, table, bits, neg), a), 0
-        k = norm_exponent(sum_of_squares(a))
-        score = class_scores(a, table, bits)
-        error = softmax_error(score, label, self.layers[number].score_shift + k)
-        return score, hidden_delta(error, score, a, neg, table, bits), k
+        own = self._own_scores(number)
+        return local_signal(a, neg, label, table, bits, self.layers[number].score_shift, own)
 
     def _learn_back(self, inputs: list[np.ndarray], slopes: list[np.ndarray], error: np.ndarray) -> None:
         """Updates the output layer from its error, then the layers before it that waited for it.

@@ -1,7 +1,7 @@
 """The learning signals of the integer model: what each rule makes of a sample, a function a unit.
 
 The output layer's signal is its error. A hidden layer's is, by `spec.rules`, made of its own scores'
-error (`lls`: `hidden_delta`), of the label (`drtp`: `label_delta`), of the output layer's error
+error (`lls` and its kin: `hidden_delta`), of the label (`drtp`: `label_delta`), of the output layer's error
 (`dfa`: `feedback_delta`) or of the signal of the layer behind it (`bp`: `back_sums`, `back_delta`).
 `held` drops what would saturate further, `shift_delta` puts the rest where the rate wants it. So a
 bench can check a unit by itself.
@@ -18,17 +18,25 @@ import numpy as np
 from golden.arith import msb, rnd, sat
 from spec.machine import ERROR_FRAC, SCORE_BITS, WEIGHT_FRAC, Machine
 from spec.rules import BACK_BITS, BACK_FRAC
+from spec.scores import BACK_ERROR_BITS, RATE_STEP, TRAINED_BITS, TRAINED_FRAC, USED_BITS, USED_FRAC, VECTOR_BITS
 from spec.tables import EXP, RCP8, RCP9
 
 __all__ = [
+    "RATE_BEYOND",
     "SLOPE_SHIFT",
+    "TRAINED_LEFT",
     "back_delta",
     "back_sums",
     "class_scores",
+    "factor_errors",
+    "factor_scores",
     "feedback_delta",
     "held",
     "hidden_delta",
     "label_delta",
+    "matrix_errors",
+    "matrix_scores",
+    "moved_trained",
     "norm_exponent",
     "output_back_delta",
     "output_delta",
@@ -36,6 +44,10 @@ __all__ = [
     "softmax",
     "softmax_error",
     "sum_of_squares",
+    "trained_error",
+    "trained_shift",
+    "used",
+    "vector_scores",
 ]
 
 SLOPE_SHIFT = 3
@@ -43,6 +55,12 @@ SLOPE_SHIFT = 3
 SIGNAL_MAX = 127
 ACT_MAX = 127
 BACK_MAX = (1 << (BACK_BITS - 1)) - 1
+COARSE_FRAC = ERROR_FRAC - 2
+"""Fraction bits of the error that trained parameters learn from."""
+TRAINED_LEFT = 10
+"""A trained parameter's gradient is shifted left by this, so that small ones are not lost, and then right."""
+RATE_BEYOND = RATE_STEP + COARSE_FRAC + TRAINED_LEFT - TRAINED_FRAC
+"""What is added to the shift of the layer's rate, and the norm's exponent, for that of a trained parameter."""
 ONE = 256
 """The probability 1."""
 
@@ -91,6 +109,60 @@ def softmax_error(score: np.ndarray, label: int, shift: int) -> np.ndarray:
     return e
 
 
+# Scores that are trained, of parameters `(rows, lanes)`: s24, 20 fraction bits.
+
+
+def used(trained: np.ndarray) -> np.ndarray:
+    """What products take of trained parameters: 16 bits, 12 fraction bits; its shape."""
+    return trained.astype(np.int64) >> (TRAINED_BITS - USED_BITS)
+
+
+def vector_scores(a: np.ndarray, table: np.ndarray, fraction_bits: int) -> np.ndarray:
+    """The scores of a basis' vectors, `(I,)`: 18 bits, in units of `a`; `table (I, n)`."""
+    return sat(rnd(table.astype(np.int64) @ a, fraction_bits), VECTOR_BITS)
+
+
+def factor_scores(v: np.ndarray, factors: np.ndarray) -> np.ndarray:
+    """Class scores of `lls_m`, `(K,)`: 20 bits; `v (K,)` from `vector_scores`, trained `factors (K, 1)`."""
+    return sat(rnd(used(factors)[:, 0] * v, USED_FRAC), SCORE_BITS)
+
+
+def factor_errors(error: np.ndarray, factors: np.ndarray) -> np.ndarray:
+    """What `lls_m` sends back through the basis, `(K,)`: 12 bits, 8 fraction bits; `error (K,)`."""
+    return sat(rnd(used(factors)[:, 0] * error, USED_FRAC), BACK_ERROR_BITS)
+
+
+def matrix_scores(v: np.ndarray, matrix: np.ndarray) -> np.ndarray:
+    """Class scores of `lls_mxm`, `(K,)`: 20 bits; `v (I,)` from `vector_scores`, the trained `matrix (I, K)`."""
+    return sat(rnd(v @ used(matrix), USED_FRAC), SCORE_BITS)
+
+
+def matrix_errors(error: np.ndarray, matrix: np.ndarray) -> np.ndarray:
+    """What `lls_mxm` sends back through the basis, `(I,)`: 12 bits, 8 fraction bits; `error (K,)`."""
+    return sat(rnd(used(matrix) @ error, USED_FRAC), BACK_ERROR_BITS)
+
+
+def trained_error(error: np.ndarray) -> np.ndarray:
+    """What trained parameters learn from, `(K,)`: 8 bits, 6 fraction bits.
+
+    The softmax's tables leave an error of -2 in a class that is certain: finer, it would never end.
+    """
+    return rnd(error, ERROR_FRAC - COARSE_FRAC)
+
+
+def trained_shift(rate_shift: int, k: int) -> int:
+    """The shift to the right of a trained parameter's gradient, 0…31: a quarter of the rate `2^-rate_shift` of the
+    layer's weights, divided by the norm, whose exponent is `k`.
+    """
+    return min(max(rate_shift + RATE_BEYOND + k, 0), 31)
+
+
+def moved_trained(trained: np.ndarray, gradient: np.ndarray, shift: int) -> np.ndarray:
+    """Trained parameters after a sample: int32, its shape; `gradient` of that shape, `shift` from `trained_shift`."""
+    change = rnd(gradient << TRAINED_LEFT, shift)
+    return sat(trained.astype(np.int64) - change, TRAINED_BITS).astype(np.int32)
+
+
 # Signals.
 
 
@@ -101,18 +173,21 @@ def hidden_delta(
     neg: np.ndarray,
     table: np.ndarray,
     fraction_bits: int,
+    back: np.ndarray | None = None,
 ) -> np.ndarray:
-    """A hidden layer's signal under `lls`, `(n,)`: -127…127 with 6 fraction bits.
+    """A hidden layer's signal from its own scores, `(n,)`: -127…127 with 6 fraction bits.
 
     It is the gradient times the norm: `B^T e` without its part along `a` (dividing by the norm makes
     the loss blind to the length of `a`), times the slope. `error`, `score (K,)` the layer's own; `a`,
-    `neg (n,)` as of `golden.fixed.hidden_activation`.
+    `neg (n,)` as of `golden.fixed.hidden_activation`; `back (I,)` what is sent back through the table, where it is
+    not the error.
     """
     ss = sum_of_squares(a)
     top = msb(ss)
     along = sat(rnd(int(error @ score) << 1, norm_exponent(ss)), 16)
     quotient = sat(rnd(along * RCP8[(ss << 4 >> top) & 15], (top >> 1) + 2), 16)
-    gradient = rnd(table.astype(np.int64).T @ error, fraction_bits) - rnd(quotient * a, 7)
+    sent = rnd(table.astype(np.int64).T @ (error if back is None else back), fraction_bits)
+    gradient = sent - rnd(quotient * a, 7)
     return _sloped(gradient, 2, neg, SIGNAL_MAX)
 
 
@@ -173,7 +248,7 @@ def output_back_delta(error: np.ndarray) -> np.ndarray:
 def shift_delta(delta: np.ndarray, rate_shift: int, machine: Machine) -> np.ndarray:
     """`-delta`, shifted to where the rate `2^-rate_shift` puts it: `delta_bits` bits.
 
-    In a hidden layer under `lls` `rate_shift` includes the norm's exponent, which divides by the norm.
+    In a hidden layer with scores `rate_shift` includes the norm's exponent, which divides by the norm.
     """
     left = min(max(machine.fraction_bits - rate_shift, 0), machine.delta_bits - machine.signal_bits)
     return -delta << left

@@ -1,7 +1,7 @@
 """The bit-exact integer model of networks with convolutions and mini-batches, in plain NumPy.
 
-`docs/convolutions.md` is what it follows, and sections 5 and 6 of `docs/rules.md` for rules other
-than `lls`. A layer reads a map and makes one; its latents are sums over windows of that map, and each
+`docs/convolutions.md` is what it follows, and sections 5 to 7 of `docs/rules.md` for rules other than
+`lls`. A layer reads a map and makes one; its latents are sums over windows of that map, and each
 window and channel gets one learning signal, which all of the window's pixels share. So a weight's
 gradient needs one product a window: the inputs that the weight saw there are added first, each
 times 8 or 1, the slope of its pixel. Signals and changes of the samples of a batch are formed with
@@ -25,9 +25,11 @@ from golden.arith import random_bits, rnd, sat
 from golden.fixed import (
     StatefulModel,
     StepResult,
+    TrainedScores,
     bias_random,
     checked_samples,
     hidden_activation,
+    local_signal,
     moved,
     output_score,
     weight_random,
@@ -35,16 +37,12 @@ from golden.fixed import (
 from golden.maps import by_channel, channel_patches, max_pool, patches, window_sums
 from golden.signals import (
     SLOPE_SHIFT,
-    class_scores,
     feedback_delta,
     held,
-    hidden_delta,
     label_delta,
-    norm_exponent,
     output_back_delta,
     output_delta,
     softmax_error,
-    sum_of_squares,
 )
 from golden.train import Parameters, TrainReport, initial_windowed_codes
 from golden.windowed_back import back_signals, back_sums, pixel_gradient, pixel_signals, window_signals
@@ -109,17 +107,16 @@ def next_map(a: np.ndarray, latents: np.ndarray, geometry: LayerGeometry) -> np.
 
 
 def hidden_signal(
-    latents: np.ndarray, label: int, table: np.ndarray, fraction_bits: int, score_shift: int
+    latents: np.ndarray,
+    label: int,
+    table: np.ndarray,
+    fraction_bits: int,
+    score_shift: int,
+    own: TrainedScores | None = None,
 ) -> tuple[np.ndarray, np.ndarray, int]:
-    """`(scores (K,), d (windows, N), k)` under `lls`, of `latents (gh, gw, N)`.
-
-    The signal is the gradient times the norm, and `k` is the norm's exponent.
-    """
+    """`(scores (K,), d (windows, N), k)` of `latents (gh, gw, N)` from their own scores; as `local_signal`."""
     flat = by_channel(latents[None])[0]
-    k = norm_exponent(sum_of_squares(flat))
-    scores = class_scores(flat, table, fraction_bits)
-    error = softmax_error(scores, label, score_shift + k)
-    d = hidden_delta(error, scores, flat, _no_slope(table), table, fraction_bits)
+    scores, d, k = local_signal(flat, _no_slope(table), label, table, fraction_bits, score_shift, own)
     return scores, _by_window(d, latents.shape[2]), k
 
 
@@ -319,7 +316,7 @@ class WindowedModel(StatefulModel):
             return sample.latents, d[None], 0
         if not self.machine.learning.scores:
             return None, label_signal(sample.latents, label, table, bits), 0
-        return hidden_signal(sample.latents, label, table, bits, layer.score_shift)
+        return hidden_signal(sample.latents, label, table, bits, layer.score_shift, self._own_scores(number))
 
     def _learn_back(self, through: list[list[_Passed]], labels: list[int]) -> None:
         """Updates layers from a batch that went `through` all of them, the last first, by its errors (`dfa`, `bp`)."""

@@ -38,6 +38,7 @@ import numpy as np
 
 from golden import fast, vectors, windowed_fast_back
 from golden.fast import (
+    TRAINED_KINDS,
     _compiled,
     _feedback,
     _hidden_signal,
@@ -49,6 +50,7 @@ from golden.fast import (
     _softmax_error,
 )
 from golden.fixed import StatefulModel, StepResult, checked_samples
+from golden.signals import RATE_BEYOND
 from golden.train import Parameters, TrainReport, initial_windowed_codes
 from golden.vectors import (
     LANES,
@@ -107,7 +109,7 @@ LAYER = np.dtype(
             # where the next layer's map begins inside its border, and a row of that map
             *("pool", "next_start", "next_row_size"),
             *("taps", "pairs", "tap_rows", "panels", "rows"),
-            *("weight_base", "channel_base", "table_base", "gain_base", "delta_base"),
+            *("weight_base", "channel_base", "table_base", "gain_base", "delta_base", "trained_base", "trained_size"),
             *("row_tiles", "col_tiles", "lfsr_rows"),
             *("in_frac", "latent_shift", "act_shift", "score_shift", "rate_shift", "coarse", "left_max"),
             *("is_output", "train"),
@@ -121,19 +123,22 @@ MACHINE = np.dtype(
             *("rows", "cols", "fraction_bits", "lfsr_stride", "basis_fraction", "room"),
             # what `spec.rules.Rule` says
             *("scores", "waits", "transposes"),
+            # what is trained of the scores (`golden.fast.TRAINED_KINDS`), and the shift of its rate
+            *("trained_kind", "trained_rate"),
         )
     ]
 )
 
 
 class _Memory(NamedTuple):
-    """Flat arrays. State: `weights` int32, pairs of s16; `biases` int16. Constants: `tables` int16, `small` (see
-    `golden.fast`), `sequence` uint16, the LFSR's, twice; `walks` int32, a channel's own steps into it; `windows` int32.
-    The rest is room that a layer uses while it is worked on, but for `maps`.
+    """Flat arrays. State: `weights` int32, pairs of s16; `biases` int16; `trained` int32. Constants: `tables` int16,
+    `small` (see `golden.fast`), `sequence` uint16, the LFSR's, twice; `walks` int32, a channel's own steps into it;
+    `windows` int32. The rest is room that a layer uses while it is worked on, but for `maps`.
     """
 
     weights: np.ndarray
     biases: np.ndarray
+    trained: np.ndarray
     tables: np.ndarray
     small: np.ndarray
     sequence: np.ndarray
@@ -180,9 +185,10 @@ class _Memory(NamedTuple):
     scores: np.ndarray
     """int64 (batch, L, K): of the layers that form them."""
     errors: np.ndarray
+    vectors: np.ndarray
     back: np.ndarray
     positive: np.ndarray
-    """int64 (batch, K), int32 (latents,), bool (latents,), all False: of the learning signal."""
+    """int64 (batch, K), int64 (2, I), int32 (latents,), bool (latents,), all False: of the learning signal."""
     way: WayBack
 
 
@@ -416,11 +422,15 @@ def _own_signal(layer, machine, m, sample, label, score):
         m.positive,
         table,
         machine.basis_fraction,
+        machine.trained_kind,
+        m.trained[layer.trained_base : layer.trained_base + layer.trained_size],
+        machine.trained_rate,
         label,
         layer.score_shift,
         m.small,
         score,
         m.errors[sample],
+        m.vectors,
         back,
         delta,
     )
@@ -874,15 +884,19 @@ class FastWindowedModel(StatefulModel):
         positions = max(g.positions * _padded(g.channels) for g in geometries)
         self._group = max(1, min(GROUP, GROUP_CODES // positions))
         samples = max(self.batch, self._group)
-        self._layers = _layer_table(self.layers, machine, samples)
+        self._layers = _layer_table(self.layers, machine, samples, self.basis.classes)
+        trained = self._lay_out_trained()
         self._machine = np.zeros(1, dtype=MACHINE)
         self._machine["rows"], self._machine["cols"] = machine.rows, machine.cols
         self._machine["fraction_bits"] = machine.fraction_bits
         self._machine["lfsr_stride"] = offset(machine, 1)
         self._machine["basis_fraction"] = self.basis.fraction_bits
         self._machine["room"] = ROOM
+        rule = machine.learning
         for name in ("scores", "waits", "transposes"):
-            self._machine[name] = getattr(machine.learning, name)
+            self._machine[name] = getattr(rule, name)
+        self._machine["trained_kind"] = TRAINED_KINDS[rule.trains]
+        self._machine["trained_rate"] = self.network.recipe.rate_shift(rule.name) + RATE_BEYOND
         table = {name: self._layers[name] for name in LAYER.names or ()}
         padded, classes = table["padded"], self.network.classes
         patches = np.zeros(_room((table["rows"] + 4) * table["pairs"]), dtype=np.int32)
@@ -892,6 +906,7 @@ class FastWindowedModel(StatefulModel):
         self._memory = _Memory(
             weights=np.zeros(int((table["panels"] * table["pairs"] * PANEL).sum()), dtype=np.int32),
             biases=np.zeros(int(padded.sum()), dtype=np.int16),
+            trained=trained,
             tables=np.concatenate([self._table(layer) for layer in self.layers]),
             small=np.array([EXP, RCP8, RCP9], dtype=np.int64),
             sequence=np.resize(SEQUENCE, 2 * PERIOD),
@@ -919,18 +934,39 @@ class FastWindowedModel(StatefulModel):
             states=np.zeros((machine.rows + 1) * PANEL, dtype=np.int32),
             scores=np.zeros((samples, len(geometries), classes), dtype=np.int64),
             errors=np.zeros((samples, classes), dtype=np.int64),
+            vectors=np.zeros((2, self.basis.classes), dtype=np.int64),
             back=np.zeros(latents, dtype=np.int32),
             positive=np.zeros(latents, dtype=np.bool_),
             way=room_for_way_back(self._layers[1:] if machine.learning.transposes else self._layers[:0]),
         )
 
+    def _lay_out_trained(self) -> np.ndarray:
+        """The compiled code's memory of what is trained of the scores, int32, flat; `trained` are views of it.
+
+        A basis is there as `_table` has it.
+        """
+        rows, sizes = self._layers[: len(self.trained)], [codes.size for codes in self.trained]
+        by_class = self.machine.learning.trains == "basis"
+        if by_class:
+            sizes = [int(row["windows"] * row["padded"]) * self.network.classes for row in rows]
+        bases, memory = _bases(sizes), np.zeros(sum(sizes), dtype=np.int32)
+        rows["trained_base"], rows["trained_size"] = bases, sizes
+        for number, (row, codes, base, size) in enumerate(zip(rows, self.trained, bases, sizes, strict=True)):
+            kept = memory[base : base + size]
+            if by_class:
+                padded = kept.reshape(-1, row["windows"], row["padded"])
+                kept = padded[:, :, : row["channels"]].transpose(2, 1, 0)
+            kept[...] = codes.reshape(kept.shape)
+            self.trained[number] = kept
+        return memory
+
     def _table(self, layer: WindowedLayer) -> np.ndarray:
-        """A hidden layer's basis as int16, flat `(K, windows, padded channels)`; nothing where none is read."""
+        """A hidden layer's basis as int16, flat `(I, windows, padded channels)`; nothing where none is read."""
         g = layer.geometry
         if layer.is_output or not self.machine.learning.basis:
             return np.zeros(0, dtype=np.int16)
-        table = np.zeros((self.network.classes, g.windows, _padded(g.channels)), dtype=np.int16)
-        basis = self.basis.table(g.latents).reshape(self.network.classes, g.channels, g.windows)
+        table = np.zeros((self.basis.classes, g.windows, _padded(g.channels)), dtype=np.int16)
+        basis = self.basis.table(g.latents).reshape(-1, g.channels, g.windows)
         table[:, :, : g.channels] = basis.transpose(0, 2, 1)
         return table.ravel()
 
@@ -971,8 +1007,10 @@ def _walk(layer: np.ndarray, machine: Machine) -> np.ndarray:
     return ((tile * layer["row_tiles"] + number * stride) % PERIOD).astype(np.int32)
 
 
-def _layer_table(layers: Sequence[WindowedLayer], machine: Machine, samples: int) -> np.ndarray:
-    """The layers for the compiled code, `LAYER` `(L,)`, with room for so many samples at a time."""
+def _layer_table(layers: Sequence[WindowedLayer], machine: Machine, samples: int, vectors: int) -> np.ndarray:
+    """The layers for the compiled code, `LAYER` `(L,)`, with room for so many samples at a time and a basis of so many
+    `vectors`.
+    """
     rows = []
     for layer in layers:
         g = layer.geometry
@@ -1037,7 +1075,7 @@ def _layer_table(layers: Sequence[WindowedLayer], machine: Machine, samples: int
         # A layer's and the one's before it.
         signals = samples * int((table["windows"] * table["padded"]).max())
         table["delta_base"] = np.arange(len(table)) % 2 * signals
-    sizes = table["windows"] * table["padded"] * layers[-1].geometry.channels
+    sizes = table["windows"] * table["padded"] * vectors
     table["table_base"] = _bases(np.where(table["is_output"], 0, sizes))
     for row, after, layer, reader in zip(table, table[1:], layers, layers[1:], strict=False):
         made = layer.geometry.next_input

@@ -6,14 +6,18 @@ their operands more than once: pass signals or slices, not long expressions.
 
 from __future__ import annotations
 
-from amaranth.hdl import Cat, Const, Module, Mux, Signal, Value, ValueLike, unsigned
+from collections.abc import Sequence
+
+from amaranth.hdl import Cat, Const, Module, Mux, Signal, Value, ValueLike, signed, unsigned
 from amaranth.lib import wiring
 from amaranth.lib.wiring import In, Out
+from amaranth.utils import ceil_log2
 
 from spec.lfsr import STATE_BITS, TAPS
 
 __all__ = [
     "Lfsr",
+    "adder_tree",
     "bits_below",
     "clip_symmetric",
     "delay_line",
@@ -130,6 +134,28 @@ def delay_line(m: Module, value: ValueLike, length: int, name: str) -> list[Valu
         m.d.sync += tap.eq(taps[-1])
         taps.append(tap)
     return taps
+
+
+def adder_tree(m: Module, terms: Sequence[Value], bits: int, stages: int) -> Value:
+    """The sum of `terms`, signed(`bits`), which it and all partial sums fit or wrap around, `stages` cycles later.
+
+    The tree's levels are spread over the stages, the first ones taking one more where they do not divide.
+    """
+    levels = ceil_log2(len(terms))
+    for stage in range(stages):
+        share = -(-levels // (stages - stage))
+        levels -= share
+        for _ in range(share):
+            sums: list[Value] = [truncate(a + b, bits) for a, b in zip(terms[0::2], terms[1::2], strict=False)]
+            terms = [*sums, *terms[2 * len(sums) :]]
+        registers = []
+        for number, term in enumerate(terms):
+            register = Signal(signed(bits), name=f"sum_{stage}_{number}", reset_less=True)
+            m.d.sync += register.eq(term)
+            registers.append(register)
+        terms = registers
+    (total,) = terms
+    return total
 
 
 def lfsr_next(state: Value) -> Value:

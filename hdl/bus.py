@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
+
 from amaranth.hdl import Cat, Module, Mux, Signal, signed
 from amaranth.lib import wiring
 from amaranth.lib.wiring import In, Out
@@ -22,6 +24,7 @@ from spec.memory_map import (
     registers_of,
     version_value,
 )
+from spec.scores import TRAINED_BITS, lane_bits, row_bits
 from spec.windowed_program import descriptor_kind
 
 __all__ = ["Bus", "BusSignature"]
@@ -58,10 +61,10 @@ class Bus(wiring.Component):
     """Decodes requests by the address map of `spec.memory_map`.
 
     A request waits in one register until it can be done: at once for registers and the program, in
-    `wait` for biases and weights, so that their words are those of a sample boundary. Requests behind
+    `wait` for biases, weights and scores, so that their words are those of a sample boundary. Requests behind
     it wait too, which keeps answers in order. A register's or bias' answer comes two cycles after the
-    request (if `wait` is on), a weight's R + col + 8 cycles after it. Reading what can only be written
-    answers 0; writing what can only be read does nothing.
+    request (if `wait` is on), a weight's R + col + 8 cycles after it, a trained parameter's six cycles after it.
+    Reading what can only be written answers 0; writing what can only be read does nothing.
 
     Members
     -------
@@ -84,6 +87,11 @@ class Bus(wiring.Component):
     CYCLES_..., ... : In
         One a counter register.
 
+    A machine that trains a part of the class scores has also
+
+    score_valid, score_write, score_row, score_lane, score_data : Out; score_done, score_q : In
+        To what has the parameters: `hdl.score_memory.host_ports`.
+
     A machine with `gradient_bits` has also
 
     batch, input_slots, input_row, input_gap : Out
@@ -104,6 +112,15 @@ class Bus(wiring.Component):
             "input_gap": Out(range(machine.rows)),
             "restarting": Out(1),
             "restart": Out(1),
+        }
+        trained = {
+            "score_valid": Out(1),
+            "score_write": Out(1),
+            "score_row": Out(row_bits(machine)),
+            **({"score_lane": Out(lane_bits(machine))} if lane_bits(machine) else {}),
+            "score_data": Out(signed(TRAINED_BITS)),
+            "score_done": In(1),
+            "score_q": In(signed(TRAINED_BITS)),
         }
         super().__init__(
             {
@@ -146,6 +163,7 @@ class Bus(wiring.Component):
                 "advancing_bias": In(1),
                 **{name: In(REGISTERS[name].width) for name in COUNTER_REGISTERS},
                 **(windowed if machine.windowed else {}),
+                **(trained if machine.learning.trains else {}),
             }
         )
 
@@ -184,6 +202,15 @@ class Bus(wiring.Component):
             self.advance_count.eq(written),
         ]
 
+        if machine.learning.trains:
+            lane = lane_bits(machine)
+            m.d.comb += [
+                self.score_write.eq(write),
+                self.score_row.eq(offset[lane:]),
+                *([self.score_lane.eq(offset[:lane])] if lane else []),
+                self.score_data.eq(written),
+            ]
+
         answer, from_bias = Signal(32), Signal()
         answering = Signal()
         m.d.comb += self.bus.rsp_data.eq(Mux(from_bias, self.bias_q, answer))
@@ -192,8 +219,18 @@ class Bus(wiring.Component):
         with m.If(pending):
             with m.Switch(window):
                 with m.Case(REGISTER_WINDOW.select):
-                    self._registers(m, offset, written, write, done, answer)
-                    m.d.comb += answering.eq(done & ~write)
+                    with m.If(~offset[-1]) if machine.learning.trains else nullcontext():
+                        self._registers(m, offset, written, write, done, answer)
+                        m.d.comb += answering.eq(done & ~write)
+                    if machine.learning.trains:
+                        with m.Else():
+                            m.d.comb += [
+                                self.score_valid.eq(self.waiting),
+                                done.eq(self.score_done),
+                                answering.eq(done & ~write),
+                                self.hold.eq(1),
+                            ]
+                            m.d.sync += answer.eq(self.score_q)
                 with m.Case(PROGRAM.select):
                     m.d.comb += [
                         done.eq(1),

@@ -11,13 +11,13 @@ from __future__ import annotations
 from amaranth.hdl import Cat, Const, Module, Mux, Signal, Value, signed
 from amaranth.lib import wiring
 from amaranth.lib.wiring import In, Out
-from amaranth.utils import ceil_log2
 
-from hdl.arith import delay_line, round_shift, truncate
+from hdl.arith import adder_tree, delay_line, round_shift, truncate
 from hdl.basis import BasisEntries
 from spec.basis import Basis
 from spec.machine import ACT_BITS, ERROR_BITS, ERROR_FRAC, Machine
 from spec.qformat import signed_bits
+from spec.scores import BACK_ERROR_BITS
 
 __all__ = ["ClassLanes", "MAX_ERROR", "score_bits"]
 
@@ -52,7 +52,8 @@ class ClassLanes(wiring.Component):
     Members
     -------
     index, hot, write, addend : In
-        See above; `addend` is signed(ERROR_BITS).
+        See above; `addend` is signed(`addend_bits`): ERROR_BITS, or BACK_ERROR_BITS of an error that came back through
+        a factor or a matrix.
     is_output : In
         Constant from `clear` on, or without hidden scores for a layer's readings. Set: a `hot` reading
         gives twice the lane, `offset` being 0; so the learning signal of an output layer takes a hidden
@@ -78,8 +79,9 @@ class ClassLanes(wiring.Component):
         self.machine = machine
         self.basis = basis
         self.one_bit = basis.kind != "sine"
-        errors = basis.classes * MAX_ERROR
-        scores = machine.learning.scores
+        scores, trains = machine.learning.scores, machine.learning.trains
+        self.addend_bits = BACK_ERROR_BITS if trains else ERROR_BITS
+        errors = basis.classes * (1 << (BACK_ERROR_BITS - 1) if trains else MAX_ERROR)
         if self.one_bit:
             self.bits = max((score_bits(machine) - 1) * scores, signed_bits(errors))
         else:
@@ -90,7 +92,7 @@ class ClassLanes(wiring.Component):
                 "index": In(index_bits),
                 "hot": In(1),
                 "write": In(1),
-                "addend": In(signed(ERROR_BITS)),
+                "addend": In(signed(self.addend_bits)),
                 "is_output": In(1),
                 "clear": In(1),
                 "weighted": Out(signed(self.bits + 1)),
@@ -120,7 +122,7 @@ class ClassLanes(wiring.Component):
                 ]
             else:
                 factor = Signal.like(entry, name=f"factor_{c}", reset_less=True)
-                product = factor * truncate(operand, ERROR_BITS)
+                product = factor * truncate(operand, self.addend_bits)
                 m.d.sync += [
                     select.eq(chosen),
                     factor.eq(entry),
@@ -132,23 +134,7 @@ class ClassLanes(wiring.Component):
                 m.d.sync += lane.eq(lane + term)
             terms.append(term)
 
-        # The adder tree, its levels spread over the stages.
-        levels = ceil_log2(len(terms))
-        for stage in range(_TREE_STAGES):
-            share = -(-levels // (_TREE_STAGES - stage))
-            levels -= share
-            for _ in range(share):
-                sums: list[Value] = [
-                    truncate(a + b, self.bits)
-                    for a, b in zip(terms[0::2], terms[1::2], strict=False)
-                ]
-                terms = sums + terms[2 * len(sums) :]
-            terms = [
-                self._register(m, term, f"sum_{stage}_{number}")
-                for number, term in enumerate(terms)
-            ]
-        (total,) = terms
-
+        total = adder_tree(m, terms, self.bits, _TREE_STAGES)
         doubled = Cat(Const(0, 1), total).as_signed()
         if self.one_bit:
             zero = Signal()
@@ -168,11 +154,6 @@ class ClassLanes(wiring.Component):
             rounded = round_shift(total, self.basis.fraction_bits)
             m.d.comb += self.weighted.eq(Mux(self.is_output, doubled, rounded))
         return m
-
-    def _register(self, m: Module, value: Value, name: str) -> Signal:
-        register = Signal(signed(self.bits), name=name, reset_less=True)
-        m.d.sync += register.eq(value)
-        return register
 
 
 assert 1 << ERROR_FRAC <= MAX_ERROR < 1 << (ERROR_BITS - 1)

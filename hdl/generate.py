@@ -36,6 +36,7 @@ from spec.network import NO_LABEL, Network
 from spec.program import Program, encode, program_for
 from spec.qformat import QFormat
 from spec.rules import BACK_FRAC
+from spec.scores import TRAINED_BITS, TRAINED_FRAC, score_basis, trained_shapes
 from spec.windowed_program import WindowedProgram, descriptor_kind
 
 __all__ = ["TOP", "Generated", "describe", "generate"]
@@ -120,6 +121,12 @@ _PROTOCOL = {
     "biases": "The bias of channel j is in bank j % cols, word b_base + j // cols.",
 }
 """What a driver has to know of machines with batches, beyond what `docs/architecture.md` says of streams."""
+_SCORE_STARTS = {
+    "factors": "1 in every row",
+    "matrix": "of I rows: 1 in row k % I of lane k, elsewhere 0",
+    "basis": "the basis: entry [c, i] in lane c of row i",
+}
+"""What a driver writes to the trained part of a layer's class scores before training, by `Rule.trains`."""
 _HIDDEN_SCORES = (
     "layer by layer, in a layer sample by sample, of each layer that trains (with labels) or is the output layer"
 )
@@ -194,6 +201,7 @@ def describe(core: Core, network: Network, text: str) -> dict[str, object]:
             "input_shape": list(network.input_shape),
             "classes": network.classes,
             **({"basis": _basis(basis, machine)} if rule.basis else {}),
+            **({"trained_scores": _trained_scores(network, machine)} if rule.trains else {}),
             "shapes": [list(shape) for shape in network.shapes],
             "recipe": {f.name: getattr(network.recipe, f.name) for f in fields(network.recipe)},
             "no_label": NO_LABEL,
@@ -206,7 +214,7 @@ def describe(core: Core, network: Network, text: str) -> dict[str, object]:
         },
         **({"random": _random(machine)} if rule.learns else {}),
         "timing": {
-            **_constants(kind, machine),
+            **_constants(kind, machine, basis),
             "phases": {phase.name.lower(): int(phase) for phase in timing.Phase},
         },
         "memory_map": memory_map.describe(machine),
@@ -251,7 +259,7 @@ def generate(
         When the network does not fit the machine; nothing is written then.
     """
     program_for(network, machine)
-    core = core_for(machine, network.classes, Basis(network.basis, network.classes))
+    core = core_for(machine, network.classes, score_basis(network, machine))
     text = to_verilog(core, TOP)
     description = json.dumps(describe(core, network, text), indent=1) + "\n"
     folder = Path(out_dir)
@@ -329,6 +337,15 @@ def _basis(basis: Basis, machine: Machine) -> dict[str, object]:
     }
 
 
+def _trained_scores(network: Network, machine: Machine) -> dict[str, object]:
+    """Of each hidden layer the rows that it has in the memory of trained scores, and what they begin as."""
+    layers, first = [], 0
+    for rows, lanes in trained_shapes(network, machine):
+        layers.append({"first_row": first, "rows": rows, "lanes": lanes})
+        first += rows
+    return {"layers": layers, "start": _SCORE_STARTS[machine.learning.trains]}
+
+
 def _signal_formats(machine: Machine) -> dict[str, str]:
     """Of what a rule makes its signals of."""
     rule = machine.learning
@@ -340,6 +357,7 @@ def _signal_formats(machine: Machine) -> dict[str, str]:
     hidden = {"delta_hidden": str(QFormat(bits - hidden_frac, hidden_frac))}
     return {
         **({"hidden_score": str(QFormat(SCORE_BITS, 0))} if rule.scores else {}),
+        **({"trained_score": str(QFormat(TRAINED_BITS - TRAINED_FRAC, TRAINED_FRAC))} if rule.trains else {}),
         "error": str(QFormat(ERROR_BITS - ERROR_FRAC, ERROR_FRAC)),
         **({} if machine.windowed and rule.transposes else hidden),
         "delta_output": str(QFormat(bits - output_frac, output_frac)),
@@ -356,13 +374,16 @@ def _random(machine: Machine) -> dict[str, object]:
     }
 
 
-def _constants(kind: _Kind, machine: Machine) -> dict[str, int]:
+def _constants(kind: _Kind, machine: Machine, basis: Basis) -> dict[str, int]:
     """The latencies of the machine's phases, by their names in `spec.timing` or its like, those of its rule."""
     constants = {name: value for name, value in vars(kind.timing).items() if name.isupper() and isinstance(value, int)}
     rule = machine.learning
     plain = {name: constants.pop(f"PLAIN_{name}") for name in ("SIGNAL_TAIL", "ARGMAX_TAIL")}
     if not rule.scores:
         constants |= plain
+    if rule.trains:
+        more = timing.score_cycles(rule.trains, basis.classes)
+        constants |= {name: constants[name] + cycles for name, cycles in zip(plain, more, strict=True)}
     if rule.learns and not machine.windowed:
         constants |= {
             "DELTA_LATENCY": timing.delta_latency(machine.rule),

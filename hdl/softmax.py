@@ -18,8 +18,9 @@ from hdl.memory import DualPortMemory
 from spec.machine import ERROR_BITS, ERROR_FRAC, SCORE_BITS, Machine
 from spec.program import FIELDS
 from spec.qformat import signed_bits
+from spec.scores import basis_vectors
 from spec.tables import EXP, EXP_FRACTION_BITS, RCP8, RCP9
-from spec.timing import ARGMAX_TAIL, PLAIN_ARGMAX_TAIL, PLAIN_SIGNAL_TAIL, SIGNAL_TAIL
+from spec.timing import ARGMAX_TAIL, PLAIN_ARGMAX_TAIL, PLAIN_SIGNAL_TAIL, SIGNAL_TAIL, score_cycles
 
 __all__ = ["QUOTIENT_BITS", "SHIFT_BITS", "ScaleUnit", "Softmax"]
 
@@ -103,9 +104,14 @@ class _Timetable:
 
 
 _DRAIN = 1
-# A score drained is in memory, and can be read, this much later. An output layer's are there.
-_ALL_LAYERS = _Timetable(_DRAIN + ClassLanes.LATENCY + 2)
 _OUTPUT_ONLY = _Timetable(0)
+
+
+def _all_layers(more: int) -> _Timetable:
+    """A score drained is in memory, and can be read, this much later, and `more`. An output layer's are there."""
+    return _Timetable(_DRAIN + ClassLanes.LATENCY + 2 + more)
+
+
 # The norm is constant from cycle 3 on, so its mantissa is there in 5.
 _NORM = 7
 
@@ -122,7 +128,9 @@ class Softmax(wiring.Component):
     `divide` + 2K        third walk: errors; the scores follow five cycles later
     ===================  ======================================================================
 
-    then, `project` + 3K and on, the quotient of the projection.
+    then, `project` + 3K and on, the quotient of the projection. With a trained part of the class scores `read` and all
+    behind it come later, and `done` later still (`spec.timing.score_cycles`); a machine with a matrix drains its I
+    vectors, then has `arrive` for K cycles, and `back` for I behind the last error.
 
     Where hidden layers have no scores of their own (`machine.learning.scores`) only an output layer's
     come: there is neither drain nor projection, `read` is 0, and `norm`, `drain`, `clear`, `norm_shift`
@@ -134,13 +142,16 @@ class Softmax(wiring.Component):
         A layer begins.
     score_valid, score : In
         The next class's score (s20): K of them, in a layer's forward phase (output layer), or
-        `ClassLanes.LATENCY` + 1 cycles after each `drain` (hidden layer).
+        `ClassLanes.LATENCY` + 1 cycles after each `drain` (hidden layer; with trained factors the cycles later that an
+        inference takes, with a matrix one after each `arrive`).
     go : In
         Begins the phase.
     train, is_output, label, score_shift, norm : In
         `norm` is the sum of squares, constant from 3 cycles after `go` on; the others from `go` on.
     drain : Out
         Read the next class's lane.
+    arrive, back : Out, with a matrix
+        Take the next class's sum of vectors; send errors back through the next vector's row.
     clear : Out, pulse
         Scores are read; the lanes are needed for the errors.
     error_strobe, error : Out
@@ -155,8 +166,8 @@ class Softmax(wiring.Component):
         Lowest class with the largest score; valid from the cycle after `done`.
     done : Out
         The phase's last cycle: 3K + SIGNAL_TAIL cycles with `go`'s when it trains, else
-        K + ARGMAX_TAIL; with output layers only 3K + PLAIN_SIGNAL_TAIL, the cycle after the last
-        `error_strobe`, else K + PLAIN_ARGMAX_TAIL.
+        K + ARGMAX_TAIL, and those of `spec.timing.score_cycles`; with output layers only
+        3K + PLAIN_SIGNAL_TAIL, the cycle after the last `error_strobe`, else K + PLAIN_ARGMAX_TAIL.
     """
 
     QUOTIENT_LATENCY = 4
@@ -171,6 +182,8 @@ class Softmax(wiring.Component):
     score_shift: Signal
     norm: Signal
     drain: Signal
+    arrive: Signal
+    back: Signal
     clear: Signal
     error_strobe: Signal
     error: Signal
@@ -184,8 +197,12 @@ class Softmax(wiring.Component):
     def __init__(self, machine: Machine, classes: int):
         self.machine = machine
         self.classes = classes
-        self._score_bits = min(SCORE_BITS, score_bits(machine))
+        trains = machine.learning.trains
+        self._score_bits = SCORE_BITS if trains else min(SCORE_BITS, score_bits(machine))
         self._scores = machine.learning.scores
+        self._matrix = trains == "matrix"
+        self._vectors = basis_vectors(machine, classes)
+        self._more = score_cycles(trains, self._vectors)
         super().__init__(
             {
                 "start": In(1),
@@ -197,6 +214,7 @@ class Softmax(wiring.Component):
                 "label": In(_LABEL_BITS),
                 "score_shift": In(FIELDS["score_shift"].width),
                 **({"norm": In(machine.norm_bits), "drain": Out(1), "clear": Out(1)} if self._scores else {}),
+                **({"arrive": Out(1), "back": Out(1)} if self._matrix else {}),
                 "error_strobe": Out(1),
                 "error": Out(signed(ERROR_BITS)),
                 **({"norm_shift": Out(SHIFT_BITS), "quotient": Out(signed(QUOTIENT_BITS))} if self._scores else {}),
@@ -213,8 +231,10 @@ class Softmax(wiring.Component):
         times, signal_tail, argmax_tail = _OUTPUT_ONLY, PLAIN_SIGNAL_TAIL, PLAIN_ARGMAX_TAIL
         end = 3 * K + signal_tail - 1
         if self._scores:
-            times, signal_tail, argmax_tail = _ALL_LAYERS, SIGNAL_TAIL, ARGMAX_TAIL
-            end = 3 * K + times.quotient
+            more_trained, more_inferred = self._more
+            times = _all_layers(more_inferred)
+            signal_tail, argmax_tail = SIGNAL_TAIL + more_trained, ARGMAX_TAIL + more_inferred
+            end = 3 * K + max(times.quotient, signal_tail - 1)
 
         # -- the timetable ----------------------------------------------------------------------
         time = Signal(range(end + 1))
@@ -250,7 +270,7 @@ class Softmax(wiring.Component):
                 m.d.sync += stage.eq(new)
 
         if self._scores:
-            draining = window(_DRAIN, K, "draining")
+            draining = window(_DRAIN, self._vectors, "draining")
         reading = window(times.read, 2 * K, "reading")
         shown = window(times.read + 1, K, "shown")
         summing = window(times.read + K + times.EXPONENTIAL, K, "summing")
@@ -267,6 +287,10 @@ class Softmax(wiring.Component):
                 self.drain.eq(draining & ~self.is_output),
                 self.clear.eq(at(times.read + K)),
             ]
+        if self._matrix:
+            arriving = window(times.read - 2, K, "arriving")
+            returning = window(3 * K + times.divide + times.PROBABILITY, self._vectors, "returning")
+            m.d.comb += [self.arrive.eq(arriving & ~self.is_output), self.back.eq(returning & ~self.is_output)]
         m.d.comb += self.error_strobe.eq(scored[1])
 
         # -- memories; each port counts its own addresses -----------------------------------------
@@ -395,7 +419,7 @@ class Softmax(wiring.Component):
             m.d.sync += projected.eq(projected + product)
         with m.If(self.go):
             m.d.sync += self.quotient.eq(0)
-        with m.Elif(at(end) & ~self.is_output):
+        with m.Elif(at(3 * K + times.quotient) & ~self.is_output):
             m.d.sync += self.quotient.eq(scale.result)
         return m
 
@@ -410,7 +434,7 @@ def _table(m: Module, entries: tuple[int, ...], index: Value) -> Signal:
     return value
 
 
-assert SIGNAL_TAIL + Softmax.QUOTIENT_LATENCY == _ALL_LAYERS.quotient + 2
-assert ARGMAX_TAIL == _ALL_LAYERS.read + 1
+assert SIGNAL_TAIL + Softmax.QUOTIENT_LATENCY == _all_layers(0).quotient + 2
+assert ARGMAX_TAIL == _all_layers(0).read + 1
 assert PLAIN_SIGNAL_TAIL == _OUTPUT_ONLY.divide + _Timetable.ERROR
 assert PLAIN_ARGMAX_TAIL == _OUTPUT_ONLY.read + 1

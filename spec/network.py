@@ -136,9 +136,9 @@ class Recipe:
 
     def rate_shift(self, rule: str) -> int:
         """The shift of the hidden layers' rate under a rule of :data:`spec.rules.RULES`."""
-        if rule == "lls":
-            return self.hidden_rate_shift
-        return dict(self.rate_shifts).get(rule, self.output_rate_shift + RULES[rule].rate_step)
+        needs = RULES[rule]
+        usual = self.hidden_rate_shift if needs.scores else self.output_rate_shift + needs.rate_step
+        return dict(self.rate_shifts).get(rule, usual)
 
 
 @dataclass(frozen=True)

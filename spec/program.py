@@ -16,6 +16,7 @@ from spec.errors import SpecError, check_int
 from spec.machine import ACT_FRAC, INPUT_FRAC, SCORE_FRAC, WEIGHT_FRAC, Machine, load_machine
 from spec.network import Network
 from spec.rules import BACK_FRAC
+from spec.scores import score_basis
 from spec.yaml_loader import preset_names
 
 if TYPE_CHECKING:
@@ -36,6 +37,7 @@ __all__ = [
     "encode",
     "fitting_presets",
     "map_bases",
+    "need_scores",
     "program_for",
 ]
 
@@ -303,8 +305,20 @@ def compile_program(network: Network, machine: Machine, train_hidden: bool = Tru
         b_base += n_out
     fit.need("weight_depth", w_base, "weight words a PE")
     fit.need("bias_depth", b_base, "biases")
+    need_scores(fit, network, machine)
     fit.refuse()
     return Program(tuple(LayerDescriptor(**layer) for layer in layers), shapes[0][0], input_words)
+
+
+def need_scores(fit: Fit, network: Network, machine: Machine) -> None:
+    """Adds what of a trained part of the class scores does not fit (:mod:`spec.scores`)."""
+    try:
+        score_basis(network, machine)
+    except SpecError as error:
+        fit.problem(str(error))
+    if machine.learning.trains == "basis":
+        latents = sum(geometry.latents for geometry in network.geometry[:-1])
+        fit.need("classifier_depth", latents, "latents of all hidden layers")
 
 
 def map_bases(words: list[int], first: int, kept: bool) -> tuple[list[int], int]:

@@ -29,6 +29,13 @@ class Rule:
     * ``back``: the signal of the layer behind it, through that layer's weights;
     * ``none``: nothing is learned.
 
+    ``trains``: what of the class scores of a hidden layer is trained besides its weights (:mod:`spec.scores`):
+
+    * ``factors``: a factor a class;
+    * ``matrix``: a matrix from basis vectors to classes;
+    * ``basis``: the basis itself, a classifier on the layer's latents;
+    * nothing, an empty string.
+
     ``rate_step``: how much larger the shift of the hidden layers' rate is than that of the output
     layer where the network's recipe says nothing of this rule.
     """
@@ -37,6 +44,7 @@ class Rule:
     title: str
     error: str
     rate_step: int = 0
+    trains: str = ""
 
     @property
     def learns(self) -> bool:
@@ -85,6 +93,9 @@ RULES: dict[str, Rule] = {
         Rule("dfa", "direct feedback alignment", "output", 4),
         Rule("bp", "backpropagation", "back"),
         Rule("inference", "inference only", "none"),
+        Rule("lls_m", "LLS-M: a trained factor a class", "own", trains="factors"),
+        Rule("lls_mxm", "LLS-MxM: a trained matrix on the scores", "own", trains="matrix"),
+        Rule("local_classifier", "local classifiers: a trained basis", "own", trains="basis"),
     )
 }
 """By name."""

@@ -21,6 +21,7 @@ __all__ = [
     "UPDATE_TAIL",
     "Phase",
     "delta_latency",
+    "score_cycles",
     "tile_interval",
     "update_tail",
 ]
@@ -42,7 +43,10 @@ BACK_TAIL = 0
 """The way back through a layer (rule ``bp``) beyond its steps."""
 DELTA_LATENCY = 12
 """From the first cycle of ``update`` to that in which the array can take the first shifted signal."""
-_DELTA_LATENCY = {"lls": DELTA_LATENCY, "drtp": 7, "dfa": DELTA_LATENCY, "bp": 5}
+_DELTA_LATENCY = {"drtp": 7, "bp": 5}
+_SCORE_TAILS = {"": (0, 0), "factors": (2, 2), "matrix": (2, 4), "basis": (0, 0)}
+"""By what is trained of the class scores: the cycles that a layer's ``signal`` has more than under ``lls``, that of an
+inference; beyond the walks over the rows of a matrix."""
 UPDATE_TAIL = DELTA_LATENCY + 2
 """``update`` beyond the array's skew: the first step is issued when the first shifted signal can be
 taken (the others follow one a cycle, as the columns take them), and the last PE has to write."""
@@ -71,7 +75,18 @@ def tile_interval(row_tiles: int, cols: int) -> int:
 
 def delta_latency(rule: str) -> int:
     """``DELTA_LATENCY`` of the unit that makes the signals of a learning rule."""
-    return _DELTA_LATENCY[rule]
+    return _DELTA_LATENCY.get(rule, DELTA_LATENCY)
+
+
+def score_cycles(trains: str, vectors: int) -> tuple[int, int]:
+    """What a trained part of the class scores (``spec.rules.Rule.trains``) adds to a ``signal``, and to that of an
+    inference, in every layer that has one; ``vectors`` are the rows of a matrix.
+
+    Errors go back through a matrix as scores came through it, a row a cycle.
+    """
+    trained, inferred = _SCORE_TAILS[trains]
+    walks = vectors if trains == "matrix" else 0
+    return trained + 2 * walks, inferred + walks
 
 
 def update_tail(rule: str) -> int:

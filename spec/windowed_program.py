@@ -15,7 +15,7 @@ from spec.errors import SpecError
 from spec.geometry import LayerGeometry
 from spec.machine import INPUT_FRAC, Machine
 from spec.network import Network
-from spec.program import Descriptor, Field, Fit, LayerDescriptor, check_kind, map_bases
+from spec.program import Descriptor, Field, Fit, LayerDescriptor, check_kind, map_bases, need_scores
 from spec.windowed import WindowedLayer, Windows, windowed_layers, windows_of
 
 __all__ = [
@@ -313,6 +313,7 @@ def compile_windowed(network: Network, machine: Machine, train_hidden: bool = Tr
         fit.need("signal_depth", words, f"windows times column tiles of {kept} and batch")
     if rule.transposes:
         fit.need("index_depth", index_words, "2x2 blocks times column tiles of all layers and batch")
+    need_scores(fit, network, machine)
     scored = len(geometry) if rule.scores else 1
     beats = batch * (scored * network.classes + 1)
     what = "beats of a batch's results: every layer's class scores and the summary of each sample"

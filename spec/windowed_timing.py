@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections import Counter
 
 from spec.machine import Machine
-from spec.timing import ARGMAX_TAIL, PLAIN_ARGMAX_TAIL
+from spec.timing import ARGMAX_TAIL, PLAIN_ARGMAX_TAIL, score_cycles
 from spec.windowed_program import BackDescriptor, WindowedDescriptor, descriptor_kind
 
 __all__ = [
@@ -72,11 +72,12 @@ def signal_cycles(descriptor: WindowedDescriptor, machine: Machine, classes: int
     :func:`back_cycles`.
     """
     rule = machine.learning
+    trained, inferred = score_cycles(rule.trains, machine.vectors or classes)
     if not (trains and descriptor.train):
-        tail = ARGMAX_TAIL if rule.scores else PLAIN_ARGMAX_TAIL
+        tail = inferred + ARGMAX_TAIL if rule.scores else PLAIN_ARGMAX_TAIL
         return classes + tail if descriptor.is_output else 0
     if rule.scores:
-        return 3 * classes + descriptor.latents + SIGNAL_TAIL
+        return 3 * classes + descriptor.latents + SIGNAL_TAIL + trained
     if descriptor.is_output:
         return 3 * classes + PLAIN_SIGNAL_TAIL
     if rule.transposes:

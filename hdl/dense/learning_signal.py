@@ -17,6 +17,9 @@ from spec.timing import DELTA_LATENCY
 
 __all__ = ["LearningSignal"]
 
+_SCORE_RATE = 20
+"""What a hidden layer's `rate_shift - act_shift` lacks to the shift of the rate of its trained scores."""
+
 
 class LearningSignal(wiring.Component):
     """Follows a layer through its phases: forward (`in_*`), signal (`go`), update (`delta_go`).
@@ -34,11 +37,14 @@ class LearningSignal(wiring.Component):
     go, done : In, Out
         The signal phase, `go` not before the cycle after the last `in_valid`. `done` is its last
         cycle: 3K + SIGNAL_TAIL cycles, both ends counted, when `train` is set, else
-        K + ARGMAX_TAIL.
+        K + ARGMAX_TAIL; and those of `spec.timing.score_cycles`.
     prediction : Out
         Lowest class with the largest score; valid from the cycle after `done`.
     report_valid, report_score : Out
         All scores of the layer, in order, before the phase ends.
+    act_shift : In
+        With a trained part of the class scores, the layer's descriptor's.
+    first_layer, host_... : see `SignalPath.ports`
     delta_go : In
         Begins the update phase, in the cycle after `done` or later.
     delta_made, delta_value, delta_real : Out
@@ -58,6 +64,7 @@ class LearningSignal(wiring.Component):
     col_tiles: Signal
     score_shift: Signal
     rate_shift: Signal
+    act_shift: Signal
     in_valid: Signal
     in_a: Signal
     in_neg: Signal
@@ -110,14 +117,17 @@ class LearningSignal(wiring.Component):
                 "delta_fifo_data": Out(signed(machine.delta_bits)),
                 "delta_fifo_level": Out(self._queue.level.shape()),
                 "delta_pop": In(1),
+                **({"act_shift": In(FIELDS["act_shift"].width)} if machine.learning.trains else {}),
+                **self._path.ports,
             }
         )
 
     def elaborate(self, platform):
         machine = self.machine
         m = Module()
-        m.submodules.lanes = self._path.lanes
-        m.submodules.softmax = softmax = self._path.softmax
+        softmax = self._path.softmax
+        for name, block in self._path.submodules.items():
+            m.submodules[name] = block
         m.submodules.queue = queue = self._queue
 
         # -- one index: forward, the scores' reading, the errors' writing, update --------------------
@@ -127,7 +137,7 @@ class LearningSignal(wiring.Component):
         m.d.comb += rewind.eq(self._path.rewind(self))
         with m.If(rewind):
             m.d.sync += index.eq(0)
-        with m.Elif(self.in_valid | softmax.drain | softmax.error_strobe | issue):
+        with m.Elif(self.in_valid | softmax.drain | self._path.error_strobe | issue):
             m.d.sync += index.eq(index + 1)
         gradient, neg = self._path.build(
             m,
@@ -151,6 +161,11 @@ class LearningSignal(wiring.Component):
         signal_order(m, machine, issue, self.delta_go, queue.room, self.col_tiles)
         shift = left_shift(m, machine, self.rate_shift + softmax.norm_shift)
         real = index < self.n_out
+        if machine.learning.trains:
+            self._path.train(
+                m, self, start=self.start, latents=self.n_out, rate=self.rate_shift - self.act_shift + _SCORE_RATE,
+                learn=issue & real & ~self.is_output,
+            )  # fmt: skip
         m.d.comb += [
             queue.reserve.eq(issue),
             queue.valid.eq(delay_line(m, issue, SignalPath.LATENCY, "issued")[-1]),

@@ -16,6 +16,7 @@ from hdl.feed import feed, link
 from hdl.maintenance import Maintenance
 from hdl.op import Op
 from hdl.results import ResultFifo
+from hdl.signal_path import check_basis
 from hdl.streams import RESULT_LAYOUT, SAMPLE_LAYOUT
 from hdl.windowed.array import WindowArray
 from hdl.windowed.back_memory import BackMemory
@@ -94,8 +95,7 @@ class Core(wiring.Component):
     def __init__(self, machine: Machine, classes: int, basis: Basis):
         if not machine.windowed:
             raise SpecError("gradient_bits", "must not be 0 for this datapath", machine.gradient_bits)
-        if basis.classes != classes:
-            raise SpecError("basis.classes", f"must equal classes ({classes})", basis.classes)
+        check_basis(machine, classes, basis)
         self.machine, self.classes, self.basis = machine, classes, basis
         # Made here and not in elaborate(), so that a machine that does not do is refused at once.
         self._results = ResultFifo(machine, classes)
@@ -346,6 +346,19 @@ class Core(wiring.Component):
             bias.host_data.eq(bus.bias_data),
             bus.bias_q.eq(bias.host_q),
         ]
+
+        # What is trained of the class scores.
+        if rule.trains:
+            m.d.comb += [
+                signal.first_layer.eq(sequencer.layer == 0),
+                signal.host_valid.eq(bus.score_valid),
+                signal.host_write.eq(bus.score_write),
+                signal.host_row.eq(bus.score_row),
+                *feed(signal, host_lane=getattr(bus, "score_lane", 0)),
+                signal.host_data.eq(bus.score_data),
+                bus.score_done.eq(signal.host_done),
+                bus.score_q.eq(signal.host_q),
+            ]
 
         # Where the rule waits, the biases' gradients are added up beside the array.
         if rule.waits:

@@ -13,12 +13,16 @@ from golden.data import load_digits
 from golden.fixed import FixedModel, StepResult
 from sim.benches import context
 from sim.benches.bus import Bus, Host
-from sim.benches.streams import Cycles, Driver, Monitor, Scoreboard, stalls, start
+from sim.benches.scores import compare_scores, score_addresses, wide_scores, write_scores
+from sim.benches.streams import Cycles, Driver, Monitor, Scoreboard, signed, stalls, start
 from sim.cycle.model import inference_step, training_step
 from sim.cycle.stepped import Visit, walk_step
+from sim.rtl.host import host_for
 from spec.lfsr import PERIOD
+from spec.machine import WEIGHT_BITS
 from spec.network import NO_LABEL, Network
 from spec.program import compile_program
+from spec.scores import TRAINED_BITS
 from spec.timing import Phase
 
 LAST = {"samples": 1 << 8, "results": 1 << 32}
@@ -50,6 +54,7 @@ class Bench:
         """What is trained from now on, and the model that it must equal."""
         self.network = network
         self.program = compile_program(network, self.machine, self.train_hidden)
+        self.places = host_for(network, self.machine, self.train_hidden)
         self.golden = FixedModel(network, self.machine, context.seed(), self.train_hidden)
         self.x, self.labels = samples_of(network)
         self.position = 0
@@ -76,9 +81,11 @@ class Bench:
 
             shapes = self.network.shapes
             self.golden.load_parameters([(codes(n_out, n_in), codes(n_out)) for n_in, n_out in shapes])
+            wide_scores(self.golden)
         await host.set_register("CTRL", 0)
         await host.load_program(self.program)
         await host.write_parameters(self.program, self.golden.parameters())
+        await write_scores(host.bus, self.places, self.golden)
         await host.set_bits("CLEAR", "counters")
         await self.enable()
 
@@ -122,10 +129,11 @@ class Bench:
             pass
 
     async def compare(self, when: str) -> None:
-        """Read every weight and bias by the bus and compare."""
+        """Read every weight, bias and trained score by the bus and compare."""
         when = f"{self.network.name}, {when}"
         self.sink.pause()
         got = await self.host.read_parameters(self.program)
+        await compare_scores(self.host.bus, self.places, self.golden, when)
         self.sink.resume()
         for number, (pair, golden) in enumerate(zip(got, self.golden.parameters(), strict=True)):
             for name, array, expected in zip(("weight", "bias"), pair, golden, strict=True):
@@ -202,7 +210,7 @@ async def trains(dut):
         await bench.prepare()
         await bench.compare("before the first sample")
         labels: list[int] = []
-        before = bench.golden.parameters()
+        before, scores = bench.golden.parameters(), bench.golden.trained_scores()
         for number in range(context.parameter("samples")):
             x, label = bench.next_sample()
             # Every fourth sample is only inferred, unlabelled or at the very begin.
@@ -214,6 +222,8 @@ async def trains(dut):
         changed = sum(int((a != b).sum()) for (a, _), (b, _) in zip(before, after, strict=True))
         learns = bench.machine.learning.learns
         assert (changed > 0) == learns, f"{changed} weights were trained, so nothing was tested"
+        moved = [np.any(a != b) for a, b in zip(scores, bench.golden.trained_scores(), strict=True)]
+        assert any(moved) or not moved, f"scores trained by layer: {moved}"
 
 
 @cocotb.test()
@@ -234,6 +244,42 @@ async def pipelined(dut):
     await bench.results()
     await bench.compare("after all samples")
     await bench.check_counters(labels)
+
+
+@cocotb.test()
+async def watched(dut):
+    """The host reads a weight, a bias and a trained score again and again meanwhile: it sees them as they are between
+    samples."""
+    bench = await begin(dut)
+    await bench.prepare()
+    places, trained = bench.places.places[0], bench.places.score_places
+    addresses = [(int(places.weights[0, 0]), WEIGHT_BITS), (int(places.biases[0]), WEIGHT_BITS)]
+    addresses += [(int(place[-1, 0]), TRAINED_BITS) for place in trained]
+
+    def now() -> list[int]:
+        weight, bias = bench.golden.parameters()[0]
+        return [int(weight[0, 0]), int(bias[0]), *(int(codes[-1, 0]) for codes in bench.golden.trained_scores())]
+
+    states, packets = [now()], []
+    for _ in range(context.parameter("samples")):
+        x, label = bench.next_sample()
+        bench.expect(x, label)
+        packets += bench.packet(x, label)
+        states.append(now())
+    sending = cocotb.start_soon(bench.source.send(packets))
+    first, reads = 0, 0
+    while not sending.done() or bench.board.queue:
+        # Were scores read while a sample is worked on, one layer's would be of the next state, another's not yet.
+        for part in [0, 1, *8 * list(range(2, len(addresses)))]:
+            address, bits = addresses[part]
+            code = signed(await bench.host.bus.read(address), bits)
+            # The states that this read may have met, none before what the last one met.
+            met = [n for n in range(first, len(states)) if states[n][part] == code]
+            assert met, f"part {part} reads {code} after state {first}, golden {[state[part] for state in states]}"
+            first, reads = met[0], reads + 1
+    assert reads > context.parameter("samples")
+    await bench.results()
+    await bench.compare("after all samples")
 
 
 @cocotb.test()
@@ -393,7 +439,7 @@ async def identity(dut):
 
 @cocotb.test()
 async def memories(dut):
-    """Every word of every weight memory and of the bias memory is a word of its own."""
+    """Every word of every weight memory, of the bias memory and of that of trained scores is a word of its own."""
     from spec.memory_map import bias_address, weight_address
 
     bench = await begin(dut)
@@ -407,6 +453,9 @@ async def memories(dut):
     addresses += [bias_address(machine, word) for word in range(machine.bias_depth)]
     values = [int(value) for value in rng.integers(-32768, 32768, len(addresses))]
     values[:4] = -32768, 32767, -1, 0
+    addresses += score_addresses(machine, bench.network.classes)
+    highest = 1 << (TRAINED_BITS - 1)
+    values += [int(value) for value in rng.integers(-highest, highest, len(addresses) - len(values))]
     for order in (rng.permutation(len(addresses)), np.arange(len(addresses))):
         await bench.host.bus.transact((addresses[n], values[n]) for n in order)
     for order in (np.arange(len(addresses)), rng.permutation(len(addresses))):

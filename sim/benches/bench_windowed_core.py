@@ -15,6 +15,7 @@ from golden.fixed import StepResult
 from golden.windowed import WindowedModel
 from sim.benches import context
 from sim.benches.bus import Bus
+from sim.benches.scores import compare_scores, score_addresses, wide_scores, write_scores
 from sim.benches.streams import Cycles, Driver, Monitor, Scoreboard, signed, stalls, start
 from sim.cycle.model import inference_step, training_step
 from sim.cycle.stepped import Visit
@@ -24,6 +25,7 @@ from spec import memory_map
 from spec.lfsr import PERIOD
 from spec.machine import WEIGHT_BITS, Machine
 from spec.network import NO_LABEL, Network
+from spec.scores import TRAINED_BITS
 from spec.timing import Phase
 
 LAST = {"samples": 1 << 8, "results": 1 << 32}
@@ -76,7 +78,7 @@ class Bench:
 
     async def write(self, writes: tuple[np.ndarray, np.ndarray]) -> None:
         """Makes a list of writes."""
-        await self.bus.transact(zip(*(array.tolist() for array in writes), strict=True))
+        await self.bus.make(writes)
 
     async def registers(self, names: Sequence[str]) -> dict[str, int]:
         """Reads registers in one go."""
@@ -96,12 +98,8 @@ class Bench:
         await self.set_register(name, sum(1 << memory_map.register_bit(name, bit) for bit in bits))
 
     async def codes(self, addresses: np.ndarray) -> np.ndarray:
-        """Reads weights or biases, int16 in the shape of the addresses; each must come sign-extended to 32 bits."""
-        words = await self.bus.transact((address, None) for address in addresses.ravel().tolist())
-        values = [signed(word, WEIGHT_BITS) for word in words]
-        for address, word, value in zip(addresses.flat, words, values, strict=True):
-            assert word == value & 0xFFFFFFFF, f"address {address:#x}: {word:#x} is not sign-extended"
-        return np.array(values, np.int16).reshape(addresses.shape)
+        """Reads weights or biases, in the shape of the addresses."""
+        return await self.bus.codes(addresses, WEIGHT_BITS)
 
     async def prepare(self) -> None:
         """Program, noise in every weight, zeros where the tiles are padded, parameters, enable.
@@ -122,6 +120,7 @@ class Bench:
 
             shapes = self.network.shapes
             self.golden.load_parameters([(codes(channels, taps), codes(channels)) for taps, channels in shapes])
+            wide_scores(self.golden)
         await self.set_register("CTRL", 0)
         await self.write(self.host.program_writes())
         if slots := context.parameter("slots"):
@@ -135,6 +134,7 @@ class Bench:
             await self.write((addresses, context.rng("noise").integers(0, 1 << 16, len(addresses))))
         await self.write((padding, np.zeros_like(padding)))
         await self.write(self.host.parameter_writes(self.golden.parameters()))
+        await write_scores(self.bus, self.host, self.golden)
         await self.set_bits("CTRL", "enable", *(["scores"] if self.with_scores else []))
         await self.set_bits("CLEAR", "counters")
 
@@ -195,10 +195,11 @@ class Bench:
         await self.idle()
 
     async def compare(self, when: str) -> None:
-        """Reads every weight and bias by the bus and compares."""
+        """Reads every weight, bias and trained score by the bus and compares."""
         when = f"{self.network.name}, {when}"
         self.sink.pause()
         got = [(await self.codes(place.weights), await self.codes(place.biases)) for place in self.host.places]
+        await compare_scores(self.bus, self.host, self.golden, when)
         self.sink.resume()
         for number, (pair, golden) in enumerate(zip(got, self.golden.parameters(), strict=True)):
             for name, array, expected in zip(("weight", "bias"), pair, golden, strict=True):
@@ -322,7 +323,7 @@ async def trains(dut):
     for network in context.networks(bench):
         await bench.prepare()
         await bench.compare("before the first batch")
-        before = bench.golden.parameters()
+        before, scores = bench.golden.parameters(), bench.golden.trained_scores()
         batch = bench.golden.batch
         for number in range(context.parameter("batches")):
             kind = number % 4
@@ -338,6 +339,8 @@ async def trains(dut):
         changed = sum(int((a != b).sum()) for (a, _), (b, _) in zip(before, bench.golden.parameters(), strict=True))
         learns = bench.machine.learning.learns
         assert (changed > 0) == learns, f"{network.name}: {changed} weights were trained, so nothing was tested"
+        moved = [np.any(a != b) for a, b in zip(scores, bench.golden.trained_scores(), strict=True)]
+        assert any(moved) or not moved, f"{network.name}: scores trained by layer: {moved}"
 
 
 @cocotb.test()
@@ -366,7 +369,8 @@ async def pipelined(dut):
 
 @cocotb.test()
 async def watched(dut):
-    """The host reads a weight and a bias again and again meanwhile: it sees them as they are between batches."""
+    """The host reads a weight, a bias and trained scores again and again meanwhile: it sees them as they are between
+    batches."""
     bench = await begin(dut)
     await bench.prepare()
     places = bench.host.places
@@ -374,20 +378,21 @@ async def watched(dut):
     j = int(context.rng("channel").integers(places[layer].weights.shape[0]))
     t = int(context.rng("tap").integers(places[layer].weights.shape[1]))
 
-    def now() -> tuple[int, int]:
+    def now() -> list[int]:
         weight, bias = bench.golden.parameters()[layer]
-        return int(weight[j, t]), int(bias[j])
+        return [int(weight[j, t]), int(bias[j]), *(int(codes[-1, 0]) for codes in bench.golden.trained_scores())]
 
     states, packets = [now()], []
     for _ in range(context.parameter("batches")):
         packets += bench.expect(*bench.next_samples(bench.golden.batch))
         states.append(now())
     sending = cocotb.start_soon(bench.source.send(packets))
-    addresses = [int(places[layer].weights[j, t]), int(places[layer].biases[j])]
+    addresses = [(int(places[layer].weights[j, t]), WEIGHT_BITS), (int(places[layer].biases[j]), WEIGHT_BITS)]
+    addresses += [(int(place[-1, 0]), TRAINED_BITS) for place in bench.host.score_places]
     seen: list[tuple[int, int]] = [(0, 0)]
     while not sending.done() or bench.board.queue:
-        for part, address in enumerate(addresses):
-            code = signed(await bench.bus.read(address), WEIGHT_BITS)
+        for part, (address, bits) in enumerate(addresses):
+            code = signed(await bench.bus.read(address), bits)
             # The states that this read may have met, none before what the last one met.
             met = [n for n in range(seen[-1][0], len(states)) if states[n][part] == code]
             assert met, f"part {part} reads {code} after state {seen[-1][0]}, golden {[s[part] for s in states]}"
@@ -527,7 +532,7 @@ async def identity(dut):
 
 @cocotb.test()
 async def memories(dut):
-    """Every word of every weight memory and of every bias bank is a word of its own."""
+    """Every word of every weight memory, of every bias bank and of trained scores is a word of its own."""
     bench = await begin(dut)
     machine, rng = bench.machine, context.rng("memories")
     places = np.indices((machine.rows, machine.cols, machine.weight_depth)).reshape(3, -1).T
@@ -535,6 +540,9 @@ async def memories(dut):
     addresses += bias_addresses(machine).tolist()
     values = [int(value) for value in rng.integers(-32768, 32768, len(addresses))]
     values[:4] = -32768, 32767, -1, 0
+    addresses += score_addresses(machine, bench.network.classes)
+    highest = 1 << (TRAINED_BITS - 1)
+    values += [int(value) for value in rng.integers(-highest, highest, len(addresses) - len(values))]
     for order in (rng.permutation(len(addresses)), np.arange(len(addresses))):
         await bench.bus.transact((addresses[n], values[n]) for n in order)
     for order in (np.arange(len(addresses)), rng.permutation(len(addresses))):

@@ -14,7 +14,7 @@ from spec.program import LayerDescriptor, Program, encode
 __all__ = ["Bus", "Host", "Parameters"]
 
 Parameters = list[tuple[np.ndarray, np.ndarray]]
-"""Weight ``(n_out, n_in)`` and bias ``(n_out,)`` of each layer, int16."""
+"""Weight ``(n_out, n_in)`` and bias ``(n_out,)`` of each layer, codes of 16 bits."""
 
 _PATIENCE = 2_000_000
 """Nanoseconds (200,000 cycles) without progress after which the bus is dead."""
@@ -85,6 +85,18 @@ class Bus:
         """One word."""
         await self.transact([(address, data)])
 
+    async def make(self, writes: tuple[np.ndarray, np.ndarray]) -> None:
+        """A list of writes: addresses and data, of equal lengths."""
+        await self.transact(zip(*(array.tolist() for array in writes), strict=True))
+
+    async def codes(self, addresses: np.ndarray, bits: int) -> np.ndarray:
+        """Reads codes of so many bits, int32 in the shape of the addresses; each must come sign-extended to 32 bits."""
+        words = await self.transact((address, None) for address in addresses.ravel().tolist())
+        values = [signed(word, bits) for word in words]
+        for address, word, value in zip(addresses.flat, words, values, strict=True):
+            assert word == value & 0xFFFFFFFF, f"address {address:#x}: {word:#x} is not sign-extended"
+        return np.array(values, np.int32).reshape(addresses.shape)
+
 
 class Host:
     """What a driver does with the bus: registers, the program, weights and biases by neuron and
@@ -151,12 +163,6 @@ class Host:
         """Read every weight and bias; each word must come sign-extended to 32 bits."""
         parameters = []
         for layer in program.layers:
-            arrays = []
-            for addresses in self._addresses(layer):
-                words = await self.bus.transact((address, None) for address in addresses)
-                values = [signed(word, WEIGHT_BITS) for word in words]
-                for address, word, value in zip(addresses, words, values, strict=True):
-                    assert word == value & 0xFFFFFFFF, f"address {address:#x}: {word:#x} is not sign-extended"
-                arrays.append(np.array(values, dtype=np.int16))
-            parameters.append((arrays[0].reshape(layer.n_out, layer.n_in), arrays[1]))
+            weight, bias = [await self.bus.codes(np.array(found), WEIGHT_BITS) for found in self._addresses(layer)]
+            parameters.append((weight.reshape(layer.n_out, layer.n_in), bias))
         return parameters

@@ -45,8 +45,10 @@ RULE_DESIGNS: dict[str, tuple[Machine, int, str]] = {
     "dfa": (replace(NARROW, rule="dfa"), 3, "sine"),
     "bp": (windowed_machine(4, 2, rule="bp", delta_bits=16, fraction_bits=17, gradient_bits=40), 3, "square"),
     "inference": (windowed_machine(2, 1, rule="inference"), 3, "square"),
+    "lls_m": (windowed_machine(2, 2, rule="lls_m"), 3, "sine"),
+    "local_classifier": (windowed_machine(2, 2, rule="local_classifier", classifier_depth=300), 3, "square"),
 }
-"""A small machine for each rule but ``lls``, with classes and basis: one compiled design each."""
+"""A small machine for each rule but ``lls`` and ``lls_mxm``, with classes and basis: one compiled design each."""
 BACK_DESIGNS: list[tuple[Machine, int, str]] = [
     (windowed_machine(1, 1, rule="bp", weight_depth=2048, fraction_bits=12, gradient_bits=34), 2, "square"),
     (windowed_machine(4, 4, rule="bp"), 10, "square"),

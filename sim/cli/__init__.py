@@ -26,7 +26,7 @@ COMMANDS = ("demo", "train", "simulate", "compare", "generate")
 DESCRIPTION = """\
 Entrain generates a machine that trains neural networks where it stands, with a local learning rule (LLS): every
 layer learns from its own output and the label, so nothing travels back through the network. The rule is a parameter:
-machines for DRTP, DFA, backpropagation and inference alone come from the same generator.
+machines for LLS with trained class scores, DRTP, DFA, backpropagation and inference alone come from the same generator.
 """
 
 EPILOG = """\
@@ -35,7 +35,7 @@ Start here:
   entrain train --backend golden --epochs 10    trains in the bit-exact model of the hardware
   entrain train --backend rtl --epochs 1        the same on the compiled Verilog, to the same weights
   entrain simulate --machine mnist --network mnist     cycles, energy and memory of a training step
-  entrain compare --machine mnist --network mnist      LLS beside DRTP, DFA, backpropagation and inference
+  entrain compare --machine mnist --network mnist      LLS beside seven other rules
   entrain generate --machine digits --network digits   Verilog with its parameters and memory map
 
 Machines:     {machines}

@@ -23,6 +23,7 @@ from sim.cli.common import (
 )
 from sim.cli.simulate import add_batch
 from sim.cli.train import make_backend
+from sim.cycle.text import NAMES
 from spec.errors import SpecError
 from spec.rules import RULES
 
@@ -37,7 +38,7 @@ __all__ = ["add_arguments", "run"]
 
 SUMMARY = "learning rules side by side: cycles, energy, memory, area, accuracy, and the tax on inference"
 DESCRIPTION = f"""\
-Puts a training step of every rule that has hardware side by side ({", ".join(RULES)}),
+Puts a training step of every rule that has hardware side by side ({", ".join(NAMES)}),
 each on the machine built for it, otherwise alike: cycles, multiplications, energy, memory; the learning signal alone
 and the whole step; where LLS loses; what learning costs beyond inference; whether the verdict survives another
 technology table. --area synthesises each core and counts its cells, --epochs trains each rule.
@@ -88,7 +89,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--rules",
         type=_rules,
         metavar="A,B,...",
-        help=f"rules to compare, of {', '.join(RULES)} (default: all that the machine has room for)",
+        help=f"rules to compare, of {', '.join(NAMES)} (default: all that the machine has room for)",
     )
     parser.add_argument(
         "--technology",
@@ -177,7 +178,7 @@ def _rules(text: str) -> tuple[str, ...]:
     names = tuple(dict.fromkeys(text.split(",")))
     for name in names:
         if name not in RULES:
-            raise argparse.ArgumentTypeError(f"must be of {', '.join(RULES)}, got {name!r}")
+            raise argparse.ArgumentTypeError(f"must be of {', '.join(NAMES)}, got {name!r}")
     return names
 
 
@@ -271,7 +272,6 @@ def _write(args: argparse.Namespace, comparison: "Comparison", folder: Path) -> 
 def _say(comparison: "Comparison") -> None:
     """The table, and what it says, for a terminal."""
     from sim.cycle.tax import SPOON
-    from sim.cycle.text import NAMES
 
     machine = comparison.machine
     array = f"{machine.name} ({machine.rows}x{machine.cols})"
@@ -286,9 +286,11 @@ def _say(comparison: "Comparison") -> None:
     if comparison.tax:
         print("\nLearning tax, percent over inference")
         names = [n for n in ("cycles", "energy", "power", "LUTs", "flip-flops", "multipliers", "block RAMs")]
+        width = max(len(name) for name in (*(NAMES[rule] for rule in comparison.tax), SPOON.name))
         for rule, found in comparison.tax.items():
-            print(f"  {NAMES[rule]:<6}" + ", ".join(f"{n} {found[n]:+.1f}" for n in names if n in found))
-        print(f"  {SPOON.name:<6}power {SPOON.power:+.1f}, silicon area {SPOON.area:+.1f} ({SPOON.what}, as published)")
+            print(f"  {NAMES[rule]:<{width}} " + ", ".join(f"{n} {found[n]:+.1f}" for n in names if n in found))
+        published = f"power {SPOON.power:+.1f}, silicon area {SPOON.area:+.1f} ({SPOON.what}, as published)"
+        print(f"  {SPOON.name:<{width}} {published}")
     if comparison.others:
         verdicts = comparison.verdict_survives
         torn = [NAMES[rule] for rule, parts in verdicts.items() if not all(parts.values())]

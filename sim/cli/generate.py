@@ -19,10 +19,10 @@ from sim.cli.common import (
     write_metrics,
     write_text,
 )
+from sim.cycle.text import NAMES
 from spec.errors import SpecError
 from spec.machine import Machine
 from spec.network import NO_LABEL, Network
-from spec.rules import RULES
 
 if TYPE_CHECKING:
     from golden.data import Dataset
@@ -44,7 +44,8 @@ Leaves in DIR
   entrain_core.vlt     what Verilator's lint is to overlook in the .v, each with its reason
   metrics.json         sizes and hashes; its key "units" says what each value is
 with --weights
-  entrain_load.hex     the bus writes that load program, weights and biases: a line each, address_data, for $readmemh
+  entrain_load.hex     the bus writes that load program, weights and biases, and what is trained of class scores as
+                       training starts from it: a line each, address_data, for $readmemh
 with --vectors N
   entrain_samples.hex  beats of N training samples with their labels, then of N test samples without
   entrain_results.hex  the results that the bit-exact model gives for them
@@ -70,7 +71,8 @@ UNITS = {
     "weight_words_per_pe": "16-bit words of the PE's weight memory",
     "weight_words_used_per_pe": "of those, the ones that the network fills",
     "replaced": "what machine and network the folder described before; null where nothing, or the same",
-    "load": "file name of the bus writes that load program, weights and biases; null without --weights",
+    "load": "file name of the bus writes that load program, weights, biases and what trained scores start from; null "
+    "without --weights",
     "load_writes": "number of those writes; null without --weights",
     "vectors": "training samples, and as many test samples, in the test bench's files; null without --vectors",
 }
@@ -79,7 +81,7 @@ UNITS = {
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Options of the command."""
     add_common(parser, "generate", "nothing is random here; kept in metrics.json")
-    add_rule(parser, RULES, "learning rule that the machine is built for")
+    add_rule(parser, NAMES, "learning rule that the machine is built for")
     parser.add_argument(
         "--weights", type=Path, metavar="FILE", help="weights.npz of `entrain train`: also writes what loads them"
     )

@@ -3,7 +3,7 @@
 import argparse
 
 from sim.cli.common import add_common, add_rule, built_for, load_specs, option, positive, prepare_out, write_metrics
-from spec.rules import RULES
+from sim.cycle.text import NAMES
 
 __all__ = ["add_arguments", "add_batch", "run"]
 
@@ -29,7 +29,7 @@ Examples
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Options of the command."""
     add_common(parser, "simulate", "nothing is random here; kept in metrics.json")
-    add_rule(parser, RULES, "learning rule, of a machine built otherwise alike")
+    add_rule(parser, NAMES, "learning rule, of a machine built otherwise alike")
     parser.add_argument(
         "--technology",
         default="horowitz-45nm",

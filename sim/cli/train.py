@@ -25,6 +25,7 @@ from sim.cli.common import (
     write_metrics,
     write_text,
 )
+from sim.cycle.text import NAMES
 from spec.errors import SpecError
 from spec.machine import Machine
 from spec.network import Network
@@ -38,7 +39,7 @@ if TYPE_CHECKING:
 __all__ = ["BACKENDS", "add_arguments", "check_rule", "history_csv", "make_backend", "make_rtl", "run"]
 
 SUMMARY = "train in float, in the bit-exact model or on the compiled Verilog"
-HARDWARE = (*(name for name, rule in RULES.items() if rule.learns), "frozen")
+HARDWARE = (*(name for name in NAMES if RULES[name].learns), "frozen")
 BACKENDS = {"float": FLOAT_RULES, "golden": HARDWARE, "rtl": HARDWARE}
 """The rules of each backend."""
 DESCRIPTION = f"""\
@@ -50,10 +51,11 @@ Trains a network, an update a sample (or a batch, where the network's recipe has
 Rules:
   golden, rtl  {", ".join(HARDWARE)}
   float        {", ".join(FLOAT_RULES)}
---rule builds the machine for that rule; without it the machine's own counts (key `rule` of its file). lls is local,
-drtp is direct random target projection, dfa direct feedback alignment, bp backpropagation; frozen hidden layers stay
-random: the control that learning happens. In float alone: lls_m and lls_mxm mix the class scores by a trained vector
-or matrix, local_classifier trains a classifier on each layer, forward_forward tells right from wrong labels.
+--rule builds the machine for that rule; without it the machine's own counts (key `rule` of its file). lls is local;
+lls_m and lls_mxm are lls whose class scores a trained vector or matrix mixes, local_classifier trains the classifier on
+each layer itself; drtp is direct random target projection, dfa direct feedback alignment, bp backpropagation; frozen
+hidden layers stay random: the control that learning happens. In float alone: forward_forward tells right from wrong
+labels.
 """
 EPILOG = """\
 Data: --data takes
@@ -70,7 +72,8 @@ whole data set of that run: a network with `input: standardized` takes its means
 Leaves in DIR
   metrics.json    test_accuracy (percent), weights_sha256 (equal for golden and rtl), samples, cycles (rtl), ...; its
                   key "units" says what each value is
-  weights.npz     layer0_weight, layer0_bias, ...: int16 codes (golden, rtl) or floats
+  weights.npz     layer0_weight, layer0_bias, ...: int16 codes (golden, rtl) or floats; what is trained of class scores
+                  is no part of a network that infers, and is in checkpoint.npz alone
   average.npz     the same form, with --average: the mean of the weights after each of the last N epochs, codes rounded
                   half up. metrics.json has its test accuracy and SHA-256 too; weights.npz stays the last epoch's
   history.csv     a line an epoch
@@ -92,6 +95,7 @@ Examples
   entrain train --machine conv-small --network conv-small --data mnist.npz --backend rtl --epochs 4 --samples 500
                 --test-samples 100 --out runs/conv-rtl        (in the Verilog: 25 million cycles, some minutes)
   entrain train --rule bp --epochs 20 --out runs/bp             (backpropagation, in the integers of its hardware)
+  entrain train --rule lls_mxm --epochs 20 --out runs/mxm       (a matrix on each layer's class scores learns too)
   entrain train --machine smallconv --network smallconv-mnist --data mnist.npz --rule dfa --epochs 5 --out runs/dfa
   entrain train --backend float --rule bp --epochs 20 --out runs/bp-float
 """

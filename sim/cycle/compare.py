@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import TYPE_CHECKING
 
-from sim.cycle.dense_report import DENSE_NOTES, area_notes, details, tax_table
+from sim.cycle.dense_report import DENSE_NOTES, TRAINED_NOTE, area_notes, details, tax_table
 from sim.cycle.model import of_batch, training_step
 from sim.cycle.report import step_metrics
 from sim.cycle.rows import Row, mean
@@ -33,7 +33,9 @@ if TYPE_CHECKING:
 __all__ = ["Comparison", "compare", "known_technologies", "steps_of"]
 
 FEW = 3
-"""Rules whose multiples of LLS a terminal has room for."""
+"""Rules whose multiples of LLS have room beside their values."""
+WIDTH = 120
+"""Columns of a terminal that a table takes, about; with more of them the rules are shared out to several."""
 
 
 @dataclass(frozen=True)
@@ -121,28 +123,33 @@ class Comparison:
         return text.getvalue()
 
     def to_text(self) -> str:
-        """The table for a terminal, without the multiples where they would not fit it."""
+        """The table for a terminal, in parts where it is too wide; with multiples of LLS where rules are few."""
         others = self.others if len(self.rules) <= FEW else ()
         lines = [["", *(NAMES[rule] for rule in self.rules), *(f"{NAMES[rule]}/LLS" for rule in others)]]
         lines += [self._cells(row, others) for row in self.rows]
-        widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
-        return "\n".join(
-            line[0].ljust(widths[0]) + "".join("  " + c.rjust(w) for c, w in zip(line[1:], widths[1:], strict=True))
-            for line in lines
+        table = zip(*lines, strict=True)
+        first, *columns = ([cell.rjust(max(map(len, column))) for cell in column] for column in table)
+        first = [cell.strip().ljust(len(cell)) for cell in first]
+        parts = -(-sum(2 + len(column[0]) for column in columns) // (WIDTH - len(first[0])))
+        size = -(-len(columns) // parts)
+        return "\n\n".join(
+            "\n".join("  ".join(cells) for cells in zip(first, *columns[start : start + size], strict=True))
+            for start in range(0, len(columns), size)
         )
 
     def to_markdown(self) -> str:
         """The report: table, who wins where, learning tax, parts, the technologies, what the figures are."""
         machine, network = self.machine, self.network
-        array = f"{machine.name} ({machine.rows}x{machine.cols})"
+        array, few = f"{machine.name} ({machine.rows}x{machine.cols})", len(self.rules) <= FEW
         text = [
             f"# {self.title}: {network.name} ({sizes(network)}) on {array}",
             "",
             f"One training step, batch {self.batch}. {self.label}.",
             *(f"Left out: {NAMES[rule]}. {reason}." for rule, reason in self.left_out.items()),
             "",
-            *self._table(self.rows, self.others),
+            *self._table(self.rows, self.others if few else ()),
             "",
+            *([] if few else self._multiples()),
             *self._verdict(),
         ]
         if self.accuracy:
@@ -160,6 +167,7 @@ class Comparison:
             "",
             f"- Energy: table `{technology['name']}` ({technology['node']}); leakage: {technology['leakage']}.",
             *(NOTES if network.windowed else DENSE_NOTES),
+            *([TRAINED_NOTE] if any(RULES[rule].trains for rule in self.rules) else []),
             *area_notes(self.areas),
         ]
         return "\n".join(text) + "\n"
@@ -169,6 +177,18 @@ class Comparison:
         names = [*(NAMES[rule] for rule in self.rules), *(f"{NAMES[rule]}/LLS" for rule in others)]
         lines = ["| quantity | " + " | ".join(names) + " |", "|---|" + "---:|" * len(names)]
         return lines + ["| " + " | ".join(self._cells(row, others)) + " |" for row in rows]
+
+    def _multiples(self) -> list[str]:
+        """A line a rule would be as wide as the table: a table of its own."""
+        if not self.others:
+            return []
+        heads = [f"over {NAMES['lls']}'s", *(NAMES[rule] for rule in self.others)]
+        lines = ["| " + " | ".join(heads) + " |", "|---|" + "---:|" * len(self.others)]
+        for row in self.rows:
+            cells = self._cells(row, self.others)[-len(self.others) :]
+            if any(cell != "–" for cell in cells):
+                lines.append("| " + " | ".join([row.quantity, *cells]) + " |")
+        return [*lines, ""]
 
     def _cells(self, row: Row, others: Sequence[str]) -> list[str]:
         base = row.values.get("lls", 0)
@@ -210,11 +230,11 @@ class Comparison:
             )
             text.append(f"- {NAMES[rule]}: the verdict {' and '.join(said)}.")
         text += [f"- {' and '.join(names)} price memories alike: one opinion." for names in self.same_memories]
-        heads = [f"{part}, {NAMES[rule]}/LLS" for part in ("whole step", "learning signal") for rule in self.others]
-        text += ["", "| technology | " + " | ".join(heads) + " |", "|---|" + "---:|" * len(heads)]
-        for name, rules in self.energies.items():
-            cells = (times(rules[rule][i], rules["lls"][i]) for i in (0, 1) for rule in self.others)
-            text.append("| " + " | ".join([name, *cells]) + " |")
+        heads = [f"{part}, {name}" for part in ("whole step", "learning signal") for name in self.energies]
+        text += ["", "| rule | " + " | ".join(heads) + " |", "|---|" + "---:|" * len(heads)]
+        for rule in self.others:
+            cells = (times(found[rule][i], found["lls"][i]) for i in (0, 1) for found in self.energies.values())
+            text.append("| " + " | ".join([NAMES[rule], *cells]) + " |")
         return [*text, ""]
 
 
@@ -238,7 +258,7 @@ def steps_of(
     for rule in rules or ():
         check_choice("rules", rule, RULES)
     steps, left_out = {}, {}
-    for rule in RULES if rules is None else dict.fromkeys(rules):
+    for rule in NAMES if rules is None else dict.fromkeys(rules):
         try:
             steps[rule] = training_step(machine, network, rule, batch=batch)
         except SpecError as error:
@@ -317,9 +337,12 @@ def _rows(
         row(f"memory, slopes{' and indices' if windowed else ''}", "bytes", "memory_bytes", "slopes"),
         row("memory, latents", "bytes", "memory_bytes", "latents"),
         row("memory, basis or feedback", "bytes", "memory_bytes", "basis table"),
+        row("memory, trained scores", "bytes", "memory_bytes", "trained scores"),
         row("memory, deltas", "bytes", "memory_bytes", "deltas"),
         row("memory, whole", "bytes", "peak_bytes"),
     ]
+    if not any(RULES[rule].trains for rule in metrics):
+        rows = [found for found in rows if found.quantity != "memory, trained scores"]
     first = next(iter(metrics.values()))
     if windowed:
         multiplied = {rule: sum(metric["multiplications_by_phase"].values()) for rule, metric in metrics.items()}

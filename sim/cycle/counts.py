@@ -4,13 +4,17 @@ A count is kept under what it is *for* (its purpose: forward, signal, update), w
 which action of ``spec.technology.ACTIONS`` it is. Padding is counted: a PE of a padded column multiplies too.
 """
 
+import math
 from collections.abc import Iterator, Mapping
 
 from spec.basis import Basis
 from spec.lfsr import STATE_BITS
 from spec.machine import WEIGHT_BITS, Machine
+from spec.network import Network
 from spec.program import LayerDescriptor
 from spec.rules import Rule
+from spec.scores import TRAINED_BITS, basis_vectors, lanes, rows, score_basis, trained_shapes
+from spec.technology import activation_action
 
 __all__ = [
     "COMPONENTS",
@@ -25,7 +29,9 @@ __all__ = [
     "local_macs",
     "neuron_bits",
     "row_read",
+    "score_memory_bytes",
     "softmax",
+    "trained_bytes",
 ]
 
 PURPOSES = ("forward", "signal", "update")
@@ -41,11 +47,12 @@ COMPONENTS = (
     "signal arithmetic",
     "latent memory",
     "basis table",
+    "score memory",
     "delta memory",
 )
 """Where. The column memory, of slope bits, BP's indices of the largest and shifted signals, is the windowed datapath's.
-The delta memory keeps signals that are not yet shifted, BP's, and on the windowed datapath the errors that DFA waits
-for."""
+The score memory has trained parameters of class scores. The delta memory keeps signals that are not yet shifted, BP's,
+and on the windowed datapath the errors that DFA waits for."""
 
 Key = tuple[str, str, str]
 
@@ -166,19 +173,71 @@ def softmax(classes: int) -> Counts:
     return counts
 
 
-def local_macs(n: int, K: int) -> dict[str, int]:
-    """Of a hidden layer's signal: class scores and ``G = Bᵀe``; the norm; the projection ``Σ e·s`` and ``q·a``."""
-    return {"scores": K * n, "gradient": K * n, "norm": n, "projection": K + n}
+def local_macs(network: Network, machine: Machine, number: int) -> dict[str, int]:
+    """Of a hidden layer's signal: class scores and ``G = Bᵀe``; the norm; the projection ``Σ e·s`` and ``q·a``.
+
+    What is trained of the scores has a product a parameter on the way to them, one on the way back and one in its own
+    gradient.
+    """
+    n, basis = network.geometry[number].latents, _fixed_basis(network, machine)
+    sums = basis.classes * n if basis else 0
+    parts = {"scores": sums, "gradient": sums, "norm": n, "projection": network.classes + n}
+    if trained := _trained(network, machine, number):
+        parts |= {"trained scores": trained, "trained gradient": trained, "parameters": trained}
+    return {part: products for part, products in parts.items() if products}
 
 
-def local_counts(n: int, basis: Basis) -> Counts:
-    """What a hidden layer's signal does: twice the basis, the norm, the projection, the latent memory."""
-    counts = entry_read(2 * n, basis) + entry_sum(2 * n, basis)
+def local_counts(network: Network, machine: Machine, number: int) -> Counts:
+    """What a hidden layer's signal does: twice the basis, the norm, the projection, the latent memory, and what is
+    trained of its scores."""
+    n, basis = network.geometry[number].latents, _fixed_basis(network, machine)
+    counts = entry_read(2 * n, basis) + entry_sum(2 * n, basis) if basis else Counts()
     counts.add("signal", "signal arithmetic", "multiply_8x8", n)
-    counts.add("signal", "signal arithmetic", "add_32", n + basis.classes)
-    counts.add("signal", "signal arithmetic", "multiply_16x16", basis.classes + 1)
+    counts.add("signal", "signal arithmetic", "add_32", n + network.classes)
+    counts.add("signal", "signal arithmetic", "multiply_16x16", network.classes + 1)
     counts.add("signal", "signal arithmetic", "multiply_8x16", n)
     counts.add("signal", "signal arithmetic", "add_16", n)
     counts.add("signal", "latent memory", "activation_write", n)
     counts.add("signal", "latent memory", "activation_read", n)
+    return counts + _trained_counts(network, machine, number)
+
+
+def score_memory_bytes(network: Network, machine: Machine) -> int:
+    """Bytes that a machine has for trained parameters of class scores; 0 where its rule trains none."""
+    if not machine.learning.trains:
+        return 0
+    words = rows(machine, network.classes, basis_vectors(machine, network.classes))
+    return words * lanes(machine, network.classes) * TRAINED_BITS // 8
+
+
+def trained_bytes(network: Network, machine: Machine) -> int:
+    """Bytes of the trained parameters of all hidden layers' class scores."""
+    return sum(map(math.prod, trained_shapes(network, machine))) * TRAINED_BITS // 8
+
+
+def _fixed_basis(network: Network, machine: Machine) -> Basis | None:
+    """What scores are summed with; nothing where it is trained itself."""
+    return None if machine.learning.trains == "basis" else score_basis(network, machine)
+
+
+def _trained(network: Network, machine: Machine, number: int) -> int:
+    """Trained parameters of the class scores of hidden layer ``number``."""
+    shapes = trained_shapes(network, machine)
+    return math.prod(shapes[number]) if shapes else 0
+
+
+def _trained_counts(network: Network, machine: Machine, number: int) -> Counts:
+    """Each trained parameter is read for the scores, and once more for the errors, its own gradient and its change."""
+    counts, trained, kind = Counts(), _trained(network, machine, number), machine.learning.trains
+    if not trained:
+        return counts
+    # Times a latent of 8 bits or a vector's score of 18; an error of 10; and that, cut to 8, times the former.
+    scored, gradient = ("multiply_8x16", "multiply_8x8") if kind == "basis" else ("multiply_16x16", "multiply_8x18")
+    for action in (scored, "multiply_16x16", gradient):
+        counts.add("signal", "signal arithmetic", action, trained)
+    # A factor's products are not summed.
+    counts.add("signal", "signal arithmetic", "add_32", trained * (1 if kind == "factors" else 3))
+    size, bytes_each = score_memory_bytes(network, machine), TRAINED_BITS // 8
+    counts.add("signal", "score memory", activation_action(size, "read"), 2 * trained * bytes_each)
+    counts.add("signal", "score memory", activation_action(size, "write"), trained * bytes_each)
     return counts

@@ -21,7 +21,7 @@ from spec.basis import Basis
 from spec.machine import Machine
 from spec.network import Network
 from spec.program import LayerDescriptor, Program
-from spec.rules import RULES, Rule
+from spec.rules import RULES
 from spec.technology import weight_action
 from spec.timing import (
     ARGMAX_TAIL,
@@ -31,6 +31,7 @@ from spec.timing import (
     PLAIN_SIGNAL_TAIL,
     SETUP_CYCLES,
     SIGNAL_TAIL,
+    score_cycles,
     tile_interval,
     update_tail,
 )
@@ -66,8 +67,7 @@ def inference_step(machine: Machine, network: Network, program: Program) -> Step
 
 def _step(rule: str, machine: Machine, network: Network, program: Program) -> Step:
     """What the machine does under its own rule, or without a label (``inference``)."""
-    learning, basis = machine.learning, Basis(network.basis, network.classes)
-    learns = RULES[rule].learns
+    learning, learns = machine.learning, RULES[rule].learns
     layers = []
     for number, layer in enumerate(program.layers):
         trains = learns and bool(layer.train)
@@ -89,7 +89,7 @@ def _step(rule: str, machine: Machine, network: Network, program: Program) -> St
             if layer.is_output:
                 counts += _error_counts(machine, network.classes)
             else:
-                parts, work = _hidden_signal(learning, layer.n_out, basis)
+                parts, work = _hidden_signal(machine, network, number)
                 macs["signal"] |= parts
                 counts += work
         if goes_back:
@@ -110,10 +110,11 @@ def _walk_cycles(layer: LayerDescriptor, machine: Machine) -> int:
 def _signal_cycles(layer: LayerDescriptor, machine: Machine, classes: int, trains: bool) -> int:
     """Walks over the classes: three for errors, one for the largest score."""
     scores = machine.learning.scores
+    trained, inferred = score_cycles(machine.learning.trains, machine.vectors or classes)
     if trains and (layer.is_output or scores):
-        return 3 * classes + (SIGNAL_TAIL if scores else PLAIN_SIGNAL_TAIL)
+        return 3 * classes + (SIGNAL_TAIL + trained if scores else PLAIN_SIGNAL_TAIL)
     if layer.is_output:
-        return classes + (ARGMAX_TAIL if scores else PLAIN_ARGMAX_TAIL)
+        return classes + (ARGMAX_TAIL + inferred if scores else PLAIN_ARGMAX_TAIL)
     return 0
 
 
@@ -154,13 +155,14 @@ def _error_counts(machine: Machine, classes: int) -> Counts:
     return counts
 
 
-def _hidden_signal(rule: Rule, n: int, basis: Basis) -> tuple[dict[str, int], Counts]:
-    """MACs by part, and actions, of a hidden layer's ``n`` signals.
+def _hidden_signal(machine: Machine, network: Network, number: int) -> tuple[dict[str, int], Counts]:
+    """MACs by part, and actions, of the signals of hidden layer ``number``.
 
     Those of the way back are with the layer that it leads through.
     """
+    rule, basis, n = machine.learning, Basis(network.basis, network.classes), network.geometry[number].latents
     if rule.scores:
-        return local_macs(n, basis.classes), local_counts(n, basis)
+        return local_macs(network, machine, number), local_counts(network, machine, number)
     kept = neuron_bits(n, rule)
     if rule.error == "output":
         return {"feedback": n * basis.classes}, kept + entry_read(n, basis) + entry_sum(n, basis)

@@ -13,7 +13,7 @@ from sim.cycle.text import NAMES
 if TYPE_CHECKING:
     from sim.area import Area
 
-__all__ = ["DENSE_NOTES", "PURPOSE_TITLES", "area_notes", "details", "tax_table"]
+__all__ = ["DENSE_NOTES", "PURPOSE_TITLES", "TRAINED_NOTE", "area_notes", "details", "tax_table"]
 
 PURPOSE_TITLES = {
     "forward": "forward",
@@ -26,6 +26,10 @@ DENSE_NOTES = (
     "12 bits, all others 8.",
     "- DFA's feedback, and DRTP's, is the network's basis.",
     "- Memory is what a step keeps, with the padding of its placement.",
+)
+TRAINED_NOTE = (
+    "- Trained parameters of class scores have 24 bits. All that is done with them counts as learning signal: products "
+    "for scores and errors, their own gradient and change."
 )
 UPDATES = {
     False: "more than twice the energy",

@@ -6,14 +6,15 @@ registers a class (scores, errors) are left out, alike for every rule. ``sim.cyc
 convolutions and batches.
 """
 
-from sim.cycle.counts import kept_bits
+from sim.cycle.counts import kept_bits, score_memory_bytes, trained_bytes
 from sim.cycle.step import Step
 from sim.cycle.windowed_counts import INDEX_BITS
 from sim.cycle.windowed_memory import windowed_memory_bytes
-from spec.basis import Basis
 from spec.machine import ACT_BITS, WEIGHT_BITS, Machine
+from spec.network import Network
 from spec.program import Program
 from spec.rules import RULES
+from spec.scores import score_basis
 
 __all__ = [
     "LARGE_BATCH",
@@ -33,6 +34,7 @@ MEMORIES = (
     "slopes",
     "latents",
     "basis table",
+    "trained scores",
     "deltas",
 )
 """Purposes."""
@@ -60,10 +62,12 @@ def peak_bytes(step: Step) -> int:
     return sum(memory_bytes(step).values())
 
 
-def allocated_bytes(machine: Machine) -> dict[str, int]:
-    """Bytes that the machine has, whatever it runs: PE memories, biases, activation banks; slope bits and signals.
+def allocated_bytes(machine: Machine, network: Network) -> dict[str, int]:
+    """Bytes that the machine has: PE memories, biases, activation banks; slope bits and signals; trained parameters of
+    the class scores, whose words follow from the network's classes.
 
-    A machine for convolutions that does not learn lacks the last two; under BP slope bits are with indices.
+    A machine for convolutions that does not learn lacks slope bits and signals, a rule that trains none of its scores
+    the last; under BP slope bits are with indices.
     """
     biases = machine.bias_bank_depth * machine.cols if machine.windowed else machine.bias_depth
     found = {
@@ -77,6 +81,8 @@ def allocated_bytes(machine: Machine) -> dict[str, int]:
         found["slopes"] = _bytes((machine.slope_depth + indices) * machine.cols)
         width = machine.signal_bits if transposes else machine.delta_bits
         found["signals"] = _bytes(machine.signal_depth * machine.cols * width)
+    if machine.learning.trains:
+        found["trained scores"] = score_memory_bytes(network, machine)
     return found
 
 
@@ -90,12 +96,13 @@ def _dense_bytes(step: Step, program: Program) -> dict[str, int]:
 
     ``activations``: two layers' (the one being read, the one being written), of a rule that waits every hidden layer's.
     ``slopes``: what is kept of a neuron beside its activation (``kept_bits``), of those that are to be updated; LLS
-    keeps it with its ``latents``, the learning-signal unit's copy of the layer being trained, 9 bits each. ``deltas``:
+    keeps it with its ``latents``, the learning-signal unit's copy of the layer being trained, 9 bits each. ``trained
+    scores``: of all hidden layers, 24 bits a parameter; they stand for the basis where that is trained. ``deltas``:
     the FIFO of shifted signals; for BP also the signals of the two layers between which they are passed, in two halves
     of C banks.
     """
     machine, network, layers = step.machine, step.network, program.layers
-    rule, basis = RULES[step.rule], Basis(network.basis, network.classes)
+    rule, basis = RULES[step.rule], score_basis(network, machine)
     hidden = [layer.n_out for layer in layers if not layer.is_output]
     banks = [_padded(n, machine.rows) for n in hidden]
     largest = max(hidden, default=0)
@@ -107,13 +114,14 @@ def _dense_bytes(step: Step, program: Program) -> dict[str, int]:
         "slopes": 0,
         "latents": 0,
         "basis table": 0,
+        "trained scores": trained_bytes(network, machine) if rule.trains else 0,
         "deltas": _bytes(delta_queue_depth(machine) * machine.delta_bits) if rule.learns else 0,
     }
     if rule.scores:
         found["latents"] = _bytes(largest * (ACT_BITS + 1))
     elif rule.learns:
         found["slopes"] = _bytes((sum(hidden) if rule.waits else largest) * kept_bits(rule))
-    if rule.basis and basis.kind != "walsh":
+    if rule.basis and rule.trains != "basis" and basis.kind != "walsh":
         found["basis table"] = _bytes(largest * basis.classes * basis.entry_bits)
     if rule.transposes:
         signals = _in_turn([_padded(layer.n_out, machine.cols) for layer in layers])

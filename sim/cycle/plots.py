@@ -48,6 +48,7 @@ MEMORY_COLOURS = {
     "slopes": YELLOW,
     "latents": ORANGE,
     "basis table": PINK,
+    "trained scores": TEAL,
     "deltas": BROWN,
 }
 OTHER_DATA = "activations, biases, deltas"
@@ -57,7 +58,7 @@ COMPONENT_GROUPS = {
     "adders": ("adders",),
     "registers": ("registers",),
     OTHER_DATA: ("activation memory", "column memory", "bias unit", "delta memory"),
-    "signal unit and basis": ("signal arithmetic", "latent memory", "basis table"),
+    "signal unit and basis": ("signal arithmetic", "latent memory", "basis table", "score memory"),
 }
 COMPONENT_COLOURS = dict(zip(COMPONENT_GROUPS, (PURPLE, BROWN, TEAL, SAND, SKY, PINK), strict=True))
 ALL_ELSE = "all else"
@@ -285,14 +286,14 @@ def _accuracy(comparison: Comparison) -> Figure | None:
     figure.suptitle(_title(comparison, "Test accuracy against energy of a training step"), fontsize=12.5)
     axes = figure.subplots()
     points = {rule: (comparison.metrics[rule]["energy_pj"] / scale, mean(found)) for rule, found in accuracy.items()}
-    colours = dict(zip(NAMES, (PURPLE, ORANGE, SKY, BROWN, GREY), strict=True))
+    colours = dict(zip(NAMES, (PURPLE, LAVENDER, PINK, TEAL, ORANGE, SKY, BROWN, GREY), strict=True))
     for rule, (energy, percent) in points.items():
         each = accuracy[rule]
         axes.plot([energy] * len(each), each, "o", color=colours[rule], markersize=4, alpha=0.5, linestyle="none")
         axes.plot(energy, percent, "o", color=colours[rule], markersize=10)
     energies, means = zip(*points.values(), strict=True)
     widest = (max(energies) - min(energies)) or 0.1 * max(energies)
-    axes.set_xlim(min(energies) - 0.15 * widest, max(energies) + 0.45 * widest)
+    axes.set_xlim(min(energies) - 0.15 * widest, max(energies) + 0.55 * widest)
     seen = [value for found in accuracy.values() for value in found]
     low, high = min(seen), max(seen)
     pad = 0.12 * ((high - low) or 1)
@@ -341,10 +342,14 @@ def _title(comparison: Comparison, title: str, batch: bool = True) -> str:
 
 def _figure(comparison: Comparison, title: str, panels: int, batch: bool = True) -> tuple[Figure, list[Axes]]:
     """Panels beside each other, as high as the rules need."""
-    height = 2.4 + 0.5 * max(3, len(comparison.rules))
-    figure = Figure(figsize=(5.4 * panels + 1.4, height), layout="constrained")
+    figure = Figure(figsize=(5.4 * panels + 1.4, _height(len(comparison.rules))), layout="constrained")
     figure.suptitle(_title(comparison, title, batch), fontsize=12.5)
     return figure, list(figure.subplots(1, panels, squeeze=False)[0])
+
+
+def _height(rules: int) -> float:
+    """Of a figure with a bar a rule, in inches."""
+    return 2.4 + 0.5 * max(3, rules)
 
 
 def _grid(comparison: Comparison, title: str, rows: Sequence[Iterable[str]]) -> tuple[Figure, dict[str, Axes]]:
@@ -431,8 +436,9 @@ def _stack(
     axes.xaxis.set_major_formatter(_tick)
     _plain(axes)
     if legend:
+        below = -1.08 / _height(len(rules))
         axes.legend(
-            loc="upper center", bbox_to_anchor=(0.5, -0.22), ncols=4 if len(parts) < 6 else 3, frameon=False,
+            loc="upper center", bbox_to_anchor=(0.5, below), ncols=4 if len(parts) < 6 else 3, frameon=False,
             fontsize=9, handlelength=1.2, columnspacing=1.2,
         )  # fmt: skip
 

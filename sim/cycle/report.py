@@ -24,7 +24,8 @@ UNITS = {
     "macs": "multiplications with a sum that the usual form of one step's arithmetic needs, padding apart",
     "macs_by_phase": "of those, by what they are for; the class scores count as learning signal; "
     "the weight gradient counts one a weight, position and sample under every rule",
-    "learning_signal_macs": "the learning signal's, by part",
+    "learning_signal_macs": "the learning signal's, by part; the gradient of trained parameters of class scores is "
+    "among them",
     "multiplications_by_phase": "how many of the MACs are multiplied, by what they are for: sums over the signs of a "
     "basis are not, nor what meets no signal on bp's way back; in a weight gradient one a weight and learning signal, "
     "of which bp has one a value that the layer hands on, the others one a window (of 128 positions at most); the "
@@ -41,7 +42,7 @@ UNITS = {
     "machine has them",
     "allocated_bytes": "bytes of memory that the machine has",
     "accesses": "reads and writes of one step, by memory, in its own words "
-    "(weights, biases 16 bits; activations, latents, deltas 8; basis table 1 bit)",
+    "(weights, biases 16 bits; activations, latents, deltas 8; a parameter of the score memory 3 of 8; basis table 1)",
     "layers": "of each layer: its inputs (taps of a convolution) and neurons (channels), positions of its map, windows "
     "of its map that have a learning signal a channel; its cycles, MACs, multiplications and utilization (0 to 1)",
     "technology": "the energy table, its node and what it leaves out",
@@ -84,7 +85,7 @@ def step_metrics(step: Step, technology: Technology) -> dict:
         "peak_bytes": sum(memory.values()),
         "memory_bytes": memory,
         "memory_by_batch": {str(batch): found for batch, found in memory_by_batch(step).items()},
-        "allocated_bytes": allocated_bytes(step.machine),
+        "allocated_bytes": allocated_bytes(step.machine, step.network),
         "accesses": accesses(step),
         "layers": [
             {

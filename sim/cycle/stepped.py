@@ -17,6 +17,7 @@ from itertools import groupby
 from spec.machine import Machine
 from spec.network import Network
 from spec.program import LayerDescriptor, compile_program
+from spec.scores import basis_vectors
 from spec.timing import (
     ARGMAX_TAIL,
     BACK_TAIL,
@@ -27,9 +28,10 @@ from spec.timing import (
     SETUP_CYCLES,
     SIGNAL_TAIL,
     delta_latency,
+    score_cycles,
 )
 
-__all__ = ["Visit", "Walk", "WalkedLayer", "merged", "walk_step"]
+__all__ = ["Visit", "Walk", "WalkedLayer", "merged", "walk_score_parameters", "walk_step"]
 
 PHASES: tuple[str, ...] = ("setup", "forward", "signal", "update", "finish")
 RESULT_LATENCY = 5
@@ -199,12 +201,36 @@ def _errors(array: _Array, classes: int) -> int:
             cycles += 1
             if walk == "errors" and array.machine.learning.transposes:
                 array.events["signal", "delta_write"] += 1
-    return cycles + (SIGNAL_TAIL if array.machine.learning.scores else PLAIN_SIGNAL_TAIL)
+    if not array.machine.learning.scores:
+        return cycles + PLAIN_SIGNAL_TAIL
+    own = Counter() if array.layer.is_output else array.events
+    return cycles + SIGNAL_TAIL + walk_score_parameters(array.machine, classes, array.layer.n_out, own)
 
 
 def _largest(array: _Array, classes: int) -> int:
     """The largest score: a class a cycle."""
-    return len(range(classes)) + (ARGMAX_TAIL if array.machine.learning.scores else PLAIN_ARGMAX_TAIL)
+    cycles = len(range(classes))
+    if not array.machine.learning.scores:
+        return cycles + PLAIN_ARGMAX_TAIL
+    return cycles + ARGMAX_TAIL + walk_score_parameters(array.machine, classes, array.layer.n_out, None)
+
+
+def walk_score_parameters(machine: Machine, classes: int, latents: int, events: Counter | None) -> int:
+    """The rows of what is trained of a layer's class scores, one after the other for the scores and for the errors.
+
+    The cycles that they add to the phase: those of a matrix one each, the others pass beside other walks. ``events``:
+    of a sample that the layer trains on; None where no errors follow the scores.
+    """
+    kind, cycles = machine.learning.trains, 0
+    rows = {"": 0, "factors": classes, "matrix": basis_vectors(machine, classes), "basis": latents}[kind]
+    lanes = 1 if kind == "factors" else classes
+    for errors in (False, True)[: 1 if events is None else 2]:
+        for _ in range(rows):
+            cycles += kind == "matrix"
+            if events is not None:
+                events["signal", "parameter_read"] += lanes
+                events["signal", "parameter_write"] += lanes * errors
+    return cycles + score_cycles(kind, 0)[events is None]
 
 
 def _forward(array: _Array) -> int:

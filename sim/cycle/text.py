@@ -4,8 +4,20 @@ from spec.network import Network
 
 __all__ = ["NAMES", "number", "sizes", "times"]
 
-NAMES = {"lls": "LLS", "drtp": "DRTP", "dfa": "DFA", "bp": "BP", "inference": "inference"}
-"""Rules as reports call them."""
+NAMES = {
+    "lls": "LLS",
+    "lls_m": "LLS-M",
+    "lls_mxm": "LLS-MxM",
+    "local_classifier": "local classifier",
+    "drtp": "DRTP",
+    "dfa": "DFA",
+    "bp": "BP",
+    "inference": "inference",
+}
+"""Rules as reports call them, in the order in which people meet them: kin beside each other, what learns nothing last.
+
+`spec.rules.RULES` numbers them for the hardware, as they came.
+"""
 LONGEST = 9
 """Layers whose sizes are written out."""
 

@@ -36,8 +36,7 @@ def inference_step(machine: Machine, network: Network, program: WindowedProgram)
 
 def _step(rule: str, machine: Machine, network: Network, program: WindowedProgram, batch: int) -> Step:
     """What the machine does under its own rule, or without labels (``inference``)."""
-    learning, basis = machine.learning, Basis(network.basis, network.classes)
-    learns, layers = RULES[rule].learns, []
+    learning, learns, layers = machine.learning, RULES[rule].learns, []
     for number, (geometry, layer) in enumerate(zip(network.geometry, program.layers, strict=True)):
         work = Work(machine, geometry, layer, batch)
         trains = learns and bool(layer.train)
@@ -62,7 +61,7 @@ def _step(rule: str, machine: Machine, network: Network, program: WindowedProgra
                 if layer.is_output:
                     counts += count.kept_signals(work, network.classes)
             elif not layer.is_output:
-                parts, found = _hidden_signal(work, basis)
+                parts, found = _hidden_signal(work, network, number)
                 macs["signal"] = {part: batch * n for part, n in parts.items()}
                 counts += found
             elif learning.waits:
@@ -85,9 +84,10 @@ def _step(rule: str, machine: Machine, network: Network, program: WindowedProgra
     return Step(rule, machine, network, program, tuple(layers), batch)
 
 
-def _hidden_signal(work: Work, basis: Basis) -> tuple[dict[str, int], Counts]:
-    """MACs by part of a sample, and actions of all samples, of a hidden layer's signals, one a latent."""
+def _hidden_signal(work: Work, network: Network, number: int) -> tuple[dict[str, int], Counts]:
+    """MACs by part of a sample, and actions of all samples, of the signals of hidden layer ``number``, one a latent."""
     rule, n, batch = work.machine.learning, work.descriptor.latents, work.batch
+    basis = Basis(network.basis, network.classes)
     if rule.waits:
         counts = count.kept_errors(work, basis.classes, "read")
         return {"feedback": n * basis.classes}, counts + (entry_read(n, basis) + entry_sum(n, basis)) * batch
@@ -95,5 +95,6 @@ def _hidden_signal(work: Work, basis: Basis) -> tuple[dict[str, int], Counts]:
     if not work.descriptor.pool_latent:
         counts += count.latent_sums(work, "signal")
     if rule.scores:
-        return local_macs(n, basis.classes), counts + local_counts(n, basis) * batch
+        own = local_counts(network, work.machine, number)
+        return local_macs(network, work.machine, number), counts + own * batch
     return {}, counts + (neuron_bits(n, rule) + row_read(n, basis)) * batch

@@ -8,7 +8,7 @@ are left out, alike for every rule. See :func:`windowed_memory_bytes` for each p
 
 from collections.abc import Sequence
 
-from sim.cycle.counts import kept_bits
+from sim.cycle.counts import kept_bits, trained_bytes
 from sim.cycle.windowed_counts import INDEX_BITS, WEIGHT_BITS_OF_LATENT
 from spec import layout
 from spec.basis import Basis
@@ -16,6 +16,7 @@ from spec.errors import check_choice
 from spec.machine import ACT_BITS, ERROR_BITS, WEIGHT_BITS, Machine
 from spec.network import Network
 from spec.rules import RULES
+from spec.scores import score_basis
 from spec.windowed import windows_of
 
 __all__ = ["windowed_memory_bytes"]
@@ -32,13 +33,15 @@ def windowed_memory_bytes(network: Network, machine: Machine, rule: str, batch: 
     - ``slopes``: a bit a position of one layer, all columns of its tiles; DFA and BP: of all layers. Of a layer that
       max-pools BP keeps that of a block's largest alone, and 2 more for its place.
     - ``latents``: the learning-signal unit's, of one sample, each with its bias's weight: LLS the latents, DRTP whether
-      each is saturated, and where. ``basis table``: of the layer with the most latents.
+      each is saturated, and where. ``basis table``: of the layer with the most latents; none where it is trained.
+    - ``trained scores``: parameters of all hidden layers' class scores, 24 bits each.
     - ``deltas``: shifted signals of one layer, one a window and channel, of all columns of its tiles; DFA: and all
       samples' errors. BP keeps signals of 12 bits, one a value that is handed on, of the two layers between which they
       are passed.
     """
     check_choice("rule", rule, RULES)
-    machine, needs, basis = machine.built_for(rule), RULES[rule], Basis(network.basis, network.classes)
+    machine, needs = machine.built_for(rule), RULES[rule]
+    basis = score_basis(network, machine)
     layers, hidden = network.geometry, network.geometry[:-1]
     R, C = machine.rows, machine.cols
     tiles = [-(-layer.channels // C) for layer in layers]
@@ -55,6 +58,7 @@ def windowed_memory_bytes(network: Network, machine: Machine, rule: str, batch: 
         "slopes": 0,
         "latents": 0,
         "basis table": 0,
+        "trained scores": trained_bytes(network, machine) if needs.trains else 0,
         "deltas": 0,
     }
     if needs.learns:
@@ -71,7 +75,8 @@ def windowed_memory_bytes(network: Network, machine: Machine, rule: str, batch: 
             return found
         latents = max((layer.latents for layer in hidden), default=0)
         found["deltas"] = _bytes(batch * max(signals) * machine.delta_bits)
-        found["basis table"] = _table(basis, latents)
+        if needs.trains != "basis":
+            found["basis table"] = _table(basis, latents)
         if needs.waits:
             found["deltas"] += _bytes(batch * network.classes * ERROR_BITS)
         if needs.latents:

@@ -20,7 +20,16 @@ from functools import cached_property
 from itertools import count
 from typing import TypeVar
 
-from sim.cycle.stepped import PHASES, RESULT_LATENCY, WRITE_PORT, Visit, Walk, WalkedLayer, merged
+from sim.cycle.stepped import (
+    PHASES,
+    RESULT_LATENCY,
+    WRITE_PORT,
+    Visit,
+    Walk,
+    WalkedLayer,
+    merged,
+    walk_score_parameters,
+)
 from spec.geometry import LayerGeometry
 from spec.machine import Machine
 from spec.network import Network
@@ -228,7 +237,10 @@ class _Layer:
         if self.rule.transposes:
             return cycles + PLAIN_SIGNAL_TAIL
         signals = self.signals()
-        return cycles + (signals + SIGNAL_TAIL if self.rule.scores else PLAIN_SIGNAL_TAIL)
+        if not self.rule.scores:
+            return cycles + PLAIN_SIGNAL_TAIL
+        own = Counter() if self.output else self.events
+        return cycles + signals + SIGNAL_TAIL + walk_score_parameters(self.machine, classes, signals, own)
 
     def signals(self) -> int:
         """The signals of a sample, one a cycle: cycles."""
@@ -258,7 +270,9 @@ class _Layer:
 
     def largest_score(self, classes: int) -> int:
         """The largest score: cycles of the phase."""
-        return len(range(classes)) + (ARGMAX_TAIL if self.rule.scores else PLAIN_ARGMAX_TAIL)
+        if not self.rule.scores:
+            return len(range(classes)) + PLAIN_ARGMAX_TAIL
+        return len(range(classes)) + ARGMAX_TAIL + walk_score_parameters(self.machine, classes, classes, None)
 
     def back(self) -> tuple[int, int]:
         """The way back of all samples: cycles of the phase, and the cycle in which its last total is seen.

@@ -1,6 +1,6 @@
 """Trains on the generated Verilog: the host's part (program, weights, samples), against the compiled design."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import lru_cache
 from pathlib import Path
 
@@ -41,9 +41,9 @@ class RtlError(RuntimeError):
 
 
 @lru_cache(maxsize=4)
-def core_verilog(machine: Machine, classes: int, basis: str) -> str:
+def core_verilog(machine: Machine, classes: int, basis: Basis) -> str:
     """The Verilog of a core, top module ``top``: all networks of so many classes and a basis run on it."""
-    return to_verilog(core_for(machine, classes, Basis(basis, classes)), "top")
+    return to_verilog(core_for(machine, classes, basis), "top")
 
 
 class RtlBackend(StatefulModel):
@@ -89,7 +89,7 @@ class RtlBackend(StatefulModel):
         super().__init__(network, machine, train_hidden)
         if report:
             report(f"generating and compiling the RTL of {machine.name} (once for each design) ...")
-        text = core_verilog(machine, network.classes, network.basis)
+        text = core_verilog(machine, network.classes, self.basis)
         self._library = load_library(compile_core(text, cache))
         self._handle = self._library.core_open()
         self._patience = host.patience + PERIOD
@@ -102,6 +102,7 @@ class RtlBackend(StatefulModel):
         padding = host.padding()
         self._write((padding, np.zeros_like(padding)))
         self.load_parameters(host.initial_parameters(seed))
+        self.load_trained_scores(self.trained)
 
     def __del__(self) -> None:
         if self._handle:
@@ -177,6 +178,16 @@ class RtlBackend(StatefulModel):
     def load_parameters(self, parameters: Parameters) -> None:
         """Replaces the parameters over the bus (integers that fit int16; SpecError otherwise)."""
         self._write(self._host.parameter_writes(self._checked_parameters(parameters)))
+
+    def trained_scores(self) -> list[np.ndarray]:
+        """What is trained of the hidden layers' scores: int32 ``(rows, lanes)``, read over the bus."""
+        places = self._host.score_places
+        return [self._read(place.ravel()).view(np.int32).reshape(place.shape) for place in places]
+
+    def load_trained_scores(self, codes: Sequence[np.ndarray]) -> None:
+        """Replaces what is trained of the hidden layers' scores over the bus (codes of 24 bits, else SpecError)."""
+        super().load_trained_scores(codes)
+        self._write(self._host.score_writes(self.trained))
 
     def cycles_by_phase(self) -> dict[Phase, int]:
         """The design's cycle counters (32 bits, wrapping), by phase."""

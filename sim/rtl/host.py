@@ -1,11 +1,12 @@
-"""What a host writes over the bus before the first sample: where weights and biases lie, and the whole list.
+"""What a host writes over the bus before the first sample: where weights, biases and what is trained of class scores
+lie, and the whole list.
 
 There is a host for each kind of program; a backend, a bench and `entrain generate --weights` ask it the same
 questions. The compiled Verilog is driven with these same addresses, so what is exported is what trains here every day.
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from functools import cached_property
 from typing import NamedTuple
 
@@ -17,6 +18,7 @@ from spec import memory_map
 from spec.machine import Machine
 from spec.network import Network
 from spec.program import Program, encode, program_for
+from spec.scores import first_codes, lane_bits, trained_shapes
 from spec.windowed_program import BackDescriptor, WindowedProgram
 from spec.windowed_timing import back_cycles
 
@@ -44,12 +46,14 @@ class Host(ABC):
     machine: Machine
     batch: int
     signalled: tuple[bool, ...]
+    train_hidden: bool
 
     def __init__(self, network: Network, machine: Machine, program: Program | WindowedProgram) -> None:
         self.network = network
         self.machine = machine
         scores = machine.learning.scores
         self.signalled = tuple(bool(layer.is_output or layer.train and scores) for layer in program.layers)
+        self.train_hidden = any(layer.train and not layer.is_output for layer in program.layers)
 
     @property
     @abstractmethod
@@ -80,6 +84,19 @@ class Host(ABC):
     def initial_parameters(self, seed: int) -> Parameters:
         """The codes that every integer model starts from."""
 
+    @cached_property
+    def score_places(self) -> tuple[np.ndarray, ...]:
+        """Addresses of what is trained of each hidden layer's class scores, uint32 ``(rows, lanes)``; none under other
+        rules, or with frozen hidden layers.
+        """
+        found, first, machine = [], 0, self.machine
+        for rows, lanes in trained_shapes(self.network, machine) if self.train_hidden else ():
+            row, lane = np.indices((rows, lanes))
+            local = (first + row) << lane_bits(machine) | lane
+            found.append((memory_map.window_base(machine, memory_map.SCORE) | local).astype(np.uint32))
+            first += rows
+        return tuple(found)
+
     def padding(self) -> np.ndarray:
         """Addresses of the words of all tiles that belong to no weight, uint32: 0 once, updates keep them at 0."""
         r, c, word = np.indices((self.machine.rows, self.machine.cols, self.words))
@@ -104,14 +121,27 @@ class Host(ABC):
             data += [_words(weight.ravel()), _words(bias)]
         return np.concatenate(addresses), np.concatenate(data)
 
+    def score_writes(self, codes: Iterable[np.ndarray]) -> Writes:
+        """What is trained of class scores, codes of 24 bits ``(rows, lanes)``, layer by layer."""
+        pairs = list(zip(self.score_places, codes, strict=True))
+        addresses = [place.ravel() for place, _ in pairs]
+        return _joined(addresses), _joined([_words(layer.ravel()) for _, layer in pairs])
+
+    def first_scores(self) -> list[np.ndarray]:
+        """What is trained of class scores as training starts from it, int32."""
+        return first_codes(self.network, self.machine)[: len(self.score_places)]
+
     def load_writes(self, parameters: Parameters) -> Writes:
-        """Everything: CTRL = 0, program, padding, weights and biases, and last CTRL = enable."""
+        """Everything: CTRL = 0, program, padding, weights and biases, what class scores start from, and last
+        CTRL = enable.
+        """
         ctrl, padding = memory_map.register_address("CTRL"), self.padding()
         parts = (
             (_words([ctrl]), _words([0])),
             self.program_writes(),
             (padding, np.zeros_like(padding)),
             self.parameter_writes(parameters),
+            self.score_writes(self.first_scores()),
             (_words([ctrl]), _words([control("enable")])),
         )
         addresses, data = zip(*parts, strict=True)
@@ -262,6 +292,11 @@ def weight_addresses(machine: Machine, row: np.ndarray, column: np.ndarray, word
 
 _LAYER_CYCLES = 1000
 """More than setup, the ends of phases and an array's skew take together."""
+
+
+def _joined(words: list[np.ndarray]) -> np.ndarray:
+    """One array, of none too, uint32."""
+    return np.concatenate([np.zeros(0, np.uint32), *words])
 
 
 def _words(values) -> np.ndarray:

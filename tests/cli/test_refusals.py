@@ -156,8 +156,8 @@ def test_wrong_technologies(refused, tmp_path, command):
 
 @pytest.mark.parametrize("backend", ["golden", "rtl"])
 def test_rules_that_the_hardware_does_not_have(refused, backend):
-    line = refused("train", "--backend", backend, "--rule", "lls_m")
-    assert "--rule" in line and backend in line and "lls_m" in line and "--backend float has" in line
+    line = refused("train", "--backend", backend, "--rule", "forward_forward")
+    assert "--rule" in line and backend in line and "--backend float has forward_forward" in line
 
 
 def test_a_machine_for_inference_is_not_trained(refused, own):
@@ -203,7 +203,7 @@ def test_a_machine_that_cannot_be_built_for_a_rule(refused, own, tmp_path):
         (["train", "--samples", "0"], "--samples"),
         (["train", "--test-samples", "361"], "--test-samples"),
         (["simulate", "--rule", "frozen"], "--rule"),
-        (["simulate", "--rule", "lls_m"], "--rule"),
+        (["simulate", "--rule", "forward_forward"], "--rule"),
         (["generate", "--rule", "frozen"], "--rule"),
         (["train", "--rule", "inference"], "--rule"),
         (["compare", "--data", "digits"], "--epochs"),
@@ -290,3 +290,15 @@ def test_the_installed_module_refuses_too(tmp_path):
     )
     assert done.returncode == 2 and done.stdout == "" and not (tmp_path / "o").exists()
     assert done.stderr.startswith("entrain simulate: error:") and done.stderr.count("\n") == 1
+
+
+def test_scores_that_do_not_fit(refused, own):
+    """Too few words for all latents, or more vectors than classes."""
+    for rule, key, said in (
+        ("local_classifier", "classifier_depth: 4", "classifier_depth is 4, 1 too few: 5 would fit"),
+        ("lls_mxm", "vectors: 4", "vectors: must be at most the 3 classes of network mine"),
+    ):
+        files = own([("result_fifo_depth: 64", f"result_fifo_depth: 64\n{key}")])
+        for words in (["train"], ["train", "--backend", "rtl"], ["simulate"], ["generate"]):
+            assert said in refused(*words, "--rule", rule, *files)
+        assert said in refused("compare", "--rules", f"lls,{rule}", *files)

@@ -9,7 +9,7 @@ from hdl.dense.delta import DeltaQueue
 from sim.cycle.compare import compare, known_technologies
 from sim.cycle.counts import COMPONENTS, PURPOSES, Counts, array_registers
 from sim.cycle.energy import energy_by_component, energy_by_purpose, energy_pj, energy_table
-from sim.cycle.memory import delta_queue_depth, memory_bytes, peak_bytes
+from sim.cycle.memory import allocated_bytes, delta_queue_depth, memory_bytes, peak_bytes
 from sim.cycle.model import inference_step, training_step
 from sim.cycle.plots import FIGURES, draw, draw_learning
 from sim.cycle.report import UNITS, accesses, step_metrics
@@ -77,6 +77,7 @@ def test_memory_of_digits_by_hand():
         "slopes": 0,
         "latents": 128 * 9 // 8,
         "basis table": 128 * 10 // 8,
+        "trained scores": 0,
         "deltas": 32 * 18 // 8,
     }
     assert peak_bytes(step_of("digits")) == sum(memory.values())
@@ -87,6 +88,10 @@ def test_memory_of_digits_by_hand():
     kept = memory["deltas"] + (128 + 128) * 12 // 8
     bp = {**plain, "slopes": 256 // 8, "basis table": 0, "deltas": kept}
     assert memory_bytes(step_of("digits", "bp")) == bp
+    assert memory_bytes(step_of("digits", "lls_m")) == {**memory, "trained scores": 2 * 10 * 3}
+    assert memory_bytes(step_of("digits", "lls_mxm")) == {**memory, "trained scores": 2 * 10 * 10 * 3}
+    trained = {"basis table": 0, "trained scores": 256 * 10 * 3}
+    assert memory_bytes(step_of("digits", "local_classifier")) == memory | trained
     one = step_of("digits", "inference")
     assert memory_bytes(one) == {**plain, "basis table": 0, "deltas": 0}
     assert memory_bytes(inference_step(load_machine("digits"), load_network("digits"))) == memory_bytes(one)
@@ -109,6 +114,46 @@ def test_rules_that_wait_keep_all_activations():
 def test_the_queue_is_as_deep_as_the_hardware_has_it(cols):
     machine = replace(load_machine("digits"), cols=cols)
     assert delta_queue_depth(machine) == DeltaQueue(machine, 20).depth
+
+
+def test_trained_scores_of_fewer_vectors_than_classes():
+    """The basis has as many rows as the matrix."""
+    machine, network = replace(load_machine("digits"), vectors=4), load_network("digits")
+    memory = memory_bytes(training_step(machine, network, "lls_mxm"))
+    assert memory["basis table"] == 128 * 4 // 8 and memory["trained scores"] == 2 * 4 * 10 * 3
+    # Of as many layers as the machine has room for.
+    allocated = {"lls_m": 8 * 10 * 3, "lls_mxm": 8 * 4 * 10 * 3, "local_classifier": 1024 * 10 * 3}
+    for rule in RULES:
+        found = allocated_bytes(machine.built_for(rule), network)
+        assert found.get("trained scores") == allocated.get(rule)
+
+
+@pytest.mark.parametrize(
+    "rule, products, additions, parameters, size",
+    [
+        ("lls_m", {"multiply_16x16": 2 * 20, "multiply_8x18": 20}, 20, 20, ""),
+        ("lls_mxm", {"multiply_16x16": 2 * 200, "multiply_8x18": 200}, 3 * 200, 200, ""),
+        # No sums over signs; latents and errors take as many products. Its memory is priced as one of 32 KB.
+        (
+            "local_classifier", dict.fromkeys(("multiply_8x16", "multiply_16x16", "multiply_8x8"), 2560),
+            3 * 2560, 2560, "_32kb",
+        ),
+    ],
+)  # fmt: skip
+def test_actions_of_trained_scores_by_hand(rule, products, additions, parameters, size):
+    """What each adds to LLS."""
+    ours, plain = (step_of("digits", name).counts for name in (rule, "lls"))
+    more = {key: number - dict(plain).get(key, 0) for key, number in ours}
+    fixed = 0 if rule == "local_classifier" else 2 * 256 * 10
+    expected = {("signal", "signal arithmetic", action): number for action, number in products.items()}
+    expected |= {
+        ("signal", "signal arithmetic", "add_32"): additions,
+        ("signal", "signal arithmetic", "add_16"): fixed - 2 * 256 * 10,
+        ("signal", "score memory", f"activation_read{size}"): 2 * 3 * parameters,
+        ("signal", "score memory", f"activation_write{size}"): 3 * parameters,
+    }
+    assert {key: number for key, number in more.items() if number} == {k: n for k, n in expected.items() if n}
+    assert ours.total("rom_read_bit") == fixed
 
 
 def test_walsh_needs_no_table():

@@ -38,12 +38,12 @@ def shapes(count: int, seed: int = 1):
         yield draw.randint(1, 7), draw.randint(1, 7), [*widths, draw.randint(2, 12)]
 
 
-def machine_of(rows: int, cols: int, rule: str = "lls") -> Machine:
+def machine_of(rows: int, cols: int, rule: str = "lls", vectors: int = 0) -> Machine:
     """A machine that every network here fits."""
     return Machine(
         name="m", rows=rows, cols=cols, weight_depth=65536, activation_depth=65536,
         max_neurons=65535, max_fan_in=65535, bias_depth=65536, max_layers=16, delta_bits=18,
-        fraction_bits=12, result_fifo_depth=4096, rule=rule,
+        fraction_bits=12, result_fifo_depth=4096, rule=rule, vectors=vectors,
     )  # fmt: skip
 
 
@@ -53,14 +53,32 @@ def network_of(widths: list[int], basis: str = "square") -> Network:
     return Network("n", (widths[0],), widths[-1], basis, layers, Recipe(6, 5))
 
 
-@pytest.mark.parametrize("rule", RULES)
-@pytest.mark.parametrize("rows, cols, widths", [*CORNERS, *shapes(25)])
+WALKED = [*CORNERS, *shapes(25)]
+
+
+@pytest.mark.parametrize(
+    "rule, rows, cols, widths",
+    # What trains its scores walks the array as lls does.
+    [(name, *found) for name, rule in RULES.items() for found in (WALKED[::4] if rule.trains else WALKED)],
+)
 def test_closed_forms_equal_the_stepped_walk(rule, rows, cols, widths):
     machine, network = machine_of(rows, cols, rule), network_of(widths)
     for train_hidden in (True, False):
         step = training_step(machine, network, train_hidden=train_hidden)
         check_step(machine, step, walk_step(machine, network, train_hidden))
     check_step(machine, inference_step(machine, network), walk_step(machine, network, labelled=False))
+
+
+@pytest.mark.parametrize("vectors", [2, 5])
+def test_a_matrix_of_fewer_vectors_than_classes(vectors):
+    machine, network = machine_of(3, 2, "lls_mxm", vectors=vectors), network_of([7, 9, 4, 5])
+    step, square = training_step(machine, network), training_step(machine_of(3, 2, "lls_mxm"), network)
+    check_step(machine, step, walk_step(machine, network))
+    check_step(machine, inference_step(machine, network), walk_step(machine, network, labelled=False))
+    # Two walks over the matrix a layer, one for the scores of an inference.
+    assert square.cycles - step.cycles == 3 * 2 * (5 - vectors)
+    assert step.signal_macs["scores"] == vectors * 13 and step.signal_macs["parameters"] == 2 * vectors * 5
+    assert step.signal_macs["projection"] == 13 + 2 * 5
 
 
 def check_step(machine: Machine, step: Step, walk: Walk) -> None:
@@ -96,8 +114,12 @@ def check_counts(purpose: str, machine: Machine, closed: LayerStep, seen: Walked
     assert count("bias_write", "bias unit") == event("bias_write")
     assert count("activation_read", "delta memory") == 2 * event("delta_read")
     assert count("activation_write", "delta memory") == 2 * event("delta_write")
-    if machine.rule != "lls":
+    if not machine.learning.scores:
         assert count("activation_write", "latent memory") == -(-event("kept_bit") // 8)
+    # A parameter of class scores has 24 bits; small memories and large ones have a price each.
+    for access in ("read", "write"):
+        found = sum(count(f"activation_{access}{size}", "score memory") for size in ("", "_32kb"))
+        assert found == 3 * event(f"parameter_{access}")
 
 
 def test_phases_and_components_are_the_documented_ones():
@@ -125,6 +147,15 @@ def test_macs_of_digits_by_hand():
     assert bp.signal_macs == {"transposed weights": 128 * 128 + 128 * 10}
     dfa = training_step(machine, network, "dfa")
     assert dfa.signal_macs == {"feedback": 10 * 256}
+    # A product a parameter each way, and one in its own gradient; a trained basis is none that is fixed.
+    own = lls.signal_macs
+    for rule, number in (("lls_m", 2 * 10), ("lls_mxm", 2 * 10 * 10)):
+        trained = dict.fromkeys(("trained scores", "trained gradient", "parameters"), number)
+        assert training_step(machine, network, rule).signal_macs == own | trained
+    assert training_step(machine, network, "local_classifier").signal_macs == {
+        "norm": 256, "projection": 256 + 2 * 10,
+        **dict.fromkeys(("trained scores", "trained gradient", "parameters"), 10 * 256),
+    }  # fmt: skip
     assert lls.utilization == pytest.approx(2 * forward / 64 / lls.cycles, rel=1e-15)
 
 
@@ -146,7 +177,10 @@ def test_cycles_of_digits_by_hand():
         "drtp": (3 * setup, 30 + plain),
         "dfa": (5 * setup, 30 + plain),
         "bp": (5 * setup, 30 + plain + back),
+        "lls_m": (3 * setup, 3 * (30 + timing.SIGNAL_TAIL + timing.score_cycles("factors", 10)[0])),
+        "lls_mxm": (3 * setup, 3 * (30 + timing.SIGNAL_TAIL + timing.score_cycles("matrix", 10)[0])),
     }
+    expected["local_classifier"] = expected["lls"]
     for rule, (setups, signal) in expected.items():
         update = steps + drain + 3 * timing.update_tail(rule)
         assert cycles[rule] == dict(setup=setups, forward=forward, signal=signal, update=update, finish=1), rule
@@ -162,7 +196,8 @@ def test_order_of_the_phases():
         return " ".join(phase[:2] + str(layer) for phase, layer, _ in visits)
 
     # Setup, forward, signal, update, finish.
-    assert order("lls") == "se0 fo0 si0 up0 se1 fo1 si1 up1 se2 fo2 si2 up2 fi2"
+    for rule in ("lls", "lls_m", "lls_mxm", "local_classifier"):
+        assert order(rule) == "se0 fo0 si0 up0 se1 fo1 si1 up1 se2 fo2 si2 up2 fi2"
     assert order("drtp") == "se0 fo0 up0 se1 fo1 up1 se2 fo2 si2 up2 fi2"
     forward = "se0 fo0 se1 fo1 se2 fo2 si2"
     assert order("dfa") == f"{forward} up2 se1 up1 se0 up0 fi2"
@@ -206,6 +241,7 @@ def test_an_inference_walks_forward_only(rule):
 def test_basis_reads_are_entries_times_their_bits(basis, bits):
     step = training_step(machine_of(4, 4), network_of([9, 7, 5], basis))
     reads = {"lls": 2 * 7 * 5, "dfa": 7 * 5, "drtp": 7, "bp": 0, "inference": 0}
+    reads |= {"lls_m": reads["lls"], "lls_mxm": reads["lls"], "local_classifier": 0}
     for rule, entries in reads.items():
         counts = training_step(machine_of(4, 4), network_of([9, 7, 5], basis), rule).counts
         assert counts.total("rom_read_bit") == entries * bits

@@ -13,6 +13,7 @@ from spec.errors import SpecError
 from spec.machine import Machine, load_machine
 from spec.network import Convolution, FullyConnected, Network, Recipe, load_network
 from spec.rules import RULES
+from spec.timing import score_cycles
 from spec.windowed_program import WINDOWED_WORDS, BackDescriptor
 from spec.windowed_timing import (
     ARGMAX_TAIL,
@@ -38,6 +39,7 @@ def machine_of(rows: int, cols: int, rule: str = "lls") -> Machine:
         name="m", rows=rows, cols=cols, weight_depth=65536, activation_depth=65536, max_neurons=65535, max_fan_in=255,
         bias_depth=65536, max_layers=64, delta_bits=18, fraction_bits=12, result_fifo_depth=65536, gradient_bits=32,
         max_batch=128, max_side=255, slope_depth=1 << 20, signal_depth=65536, index_depth=1 << 20, rule=rule,
+        classifier_depth=65536,
     )  # fmt: skip
 
 
@@ -115,15 +117,26 @@ def some_networks(number: int, seed: int = 1):
         yield rows, cols, network
 
 
-@pytest.mark.parametrize("rule", RULES)
-@pytest.mark.parametrize("rows, cols, network", [*CORNERS, *some_networks(60)])
+WALKED = [*CORNERS, *some_networks(60)]
+
+
+@pytest.mark.parametrize(
+    "rule, rows, cols, network",
+    # What trains its scores walks the array as lls does.
+    [(name, *found) for name, rule in RULES.items() for found in (WALKED[::4] if rule.trains else WALKED)],
+)
 def test_closed_forms_equal_the_stepped_walk(rule, rows, cols, network):
     step = training_step(machine_of(rows, cols), network, rule)
     check_step(step, walk_windowed_step(step.machine, network))
 
 
-@pytest.mark.parametrize("rule", RULES)
-@pytest.mark.parametrize("rows, cols, network", [*CORNERS[:12], *some_networks(10, seed=2)])
+FROZEN = [*CORNERS[:12], *some_networks(10, seed=2)]
+
+
+@pytest.mark.parametrize(
+    "rule, rows, cols, network",
+    [(rule, *found) for rule in RULES for found in (FROZEN[::4] if RULES[rule].trains else FROZEN)],
+)
 def test_frozen_and_without_labels_too(rule, rows, cols, network):
     machine = machine_of(rows, cols, rule)
     frozen = training_step(machine, network, train_hidden=False)
@@ -249,11 +262,15 @@ def check_signal_unit(closed, seen, step):
     passed, _ = reader(closed, seen, "forward")
     formed = rule.latents and geometry.pool != "latent"
     sums = passed("result") + passed("latent") if formed else 0
-    own = {"lls": 2 * n * K + n + softmax, "drtp": 0, "dfa": n * K}[step.rule]
+    # A basis that is trained is no sum over signs.
+    fixed = 2 * n * K if rule.trains != "basis" else 0
+    own = fixed + n + softmax if rule.scores else {"drtp": 0, "dfa": n * K}[step.rule]
     assert count("add_16", "signal arithmetic") == sums + batch * own
-    entries = {"lls": batch * 2 * n * K}.get(step.rule, event("entry_read"))
-    assert count("rom_read_bit", "basis table") == entries
-    latents = {"lls": batch * n, "drtp": batch * -(-event("kept_bit") // batch // 8), "dfa": 0}[step.rule]
+    assert count("rom_read_bit", "basis table") == (batch * fixed if rule.scores else event("entry_read"))
+    latents = batch * n if rule.scores else {"drtp": batch * -(-event("kept_bit") // batch // 8), "dfa": 0}[step.rule]
+    for access in ("read", "write"):
+        found = sum(count(f"activation_{access}{size}", "score memory") for size in ("", "_32kb"))
+        assert found == 3 * event(f"parameter_{access}")
     for access in ("activation_read", "activation_write"):
         assert count(access, "latent memory") == latents
         # A' has 14 bits.
@@ -330,6 +347,19 @@ def test_cycles_of_the_other_rules_are_those_of_the_table():
     assert forward == {"drtp": 8 * 4 + 1 + drain, "dfa": 9 + drain, "inference": 9 + drain}
 
 
+def test_cycles_of_trained_scores_are_those_of_the_table():
+    network = network_of((4, 4, 1), [conv(6, 3, 2, padding=1)], 3, batch=2)
+    signals = {}
+    for rule in ("lls", "lls_m", "lls_mxm", "local_classifier"):
+        step, one = training_step(machine_of(4, 4, rule), network), inference_step(machine_of(4, 4, rule), network)
+        signals[rule] = [*(layer.cycles["signal"] for layer in step.layers), one.layers[-1].cycles["signal"]]
+    lls = [2 * (3 * 3 + 24 + SIGNAL_TAIL), 2 * (3 * 3 + 3 + SIGNAL_TAIL), 3 + ARGMAX_TAIL]
+    assert signals["lls"] == signals["local_classifier"] == lls
+    for rule, kind in (("lls_m", "factors"), ("lls_mxm", "matrix")):
+        trained, inferred = score_cycles(kind, 3)
+        assert signals[rule] == [lls[0] + 2 * trained, lls[1] + 2 * trained, lls[2] + inferred]
+
+
 def test_order_of_the_phases():
     network = network_of((4, 4, 1), [conv(3, 3, 2, padding=1), FullyConnected(5)], batch=2)
 
@@ -339,7 +369,8 @@ def test_order_of_the_phases():
 
     # Setup, forward, signal, update, finish; two samples.
     each = "se{0} fo{0} si{0} fo{0} si{0} up{0}"
-    assert order("lls") == order("drtp") == f"{' '.join(each.format(n) for n in range(3))} fi2"
+    local = {order(rule) for rule in ("lls", "lls_m", "lls_mxm", "local_classifier", "drtp")}
+    assert local == {f"{' '.join(each.format(n) for n in range(3))} fi2"}
     forward = "se0 fo0 se1 fo1 se2 fo2 si2 fo2 si2"
     assert order("dfa") == f"{forward} up2 se1 si1 up1 se0 si0 up0 fi2"
     # The way back through layer 2 follows its errors; through layer 0 there is none.
@@ -377,6 +408,11 @@ def test_macs_of_smallconv_are_the_reference_s():
         assert steps["bp"].signal_macs["transposed weights"] / paper == pytest.approx(signal, abs=0.5)
         ratio = (2 * network.macs + steps["bp"].signal_macs["transposed weights"]) / (2 * network.macs + paper)
         assert ratio == pytest.approx(whole, abs=0.005)
+        # What is trained of the scores has a product a parameter, both ways and in its gradient; the basis at most.
+        for rule, trained in (("lls_m", 4 * K), ("lls_mxm", 4 * K * K), ("local_classifier", K * latents)):
+            more = {part: trained for part in ("trained scores", "trained gradient", "parameters")}
+            fixed = {} if rule == "local_classifier" else {part: K * latents for part in ("scores", "gradient")}
+            assert steps[rule].signal_macs == {"norm": latents, "projection": latents + 4 * K} | fixed | more
         # The norm and the projection that the paper does not count change nothing in that.
         assert steps["bp"].macs / steps["lls"].macs == pytest.approx(whole, abs=0.005)
 
@@ -414,7 +450,10 @@ def test_basis_of_products():
         - training_step(machine, square, rule).multiplications_by_phase["signal"]
         for rule in RULES
     }
-    assert more == {"lls": 2 * 3 * 12, "drtp": 0, "dfa": 3 * 12, "bp": 0, "inference": 0}
+    assert more == {
+        "lls": 2 * 3 * 12, "drtp": 0, "dfa": 3 * 12, "bp": 0, "inference": 0,
+        "lls_m": 2 * 3 * 12, "lls_mxm": 2 * 3 * 12, "local_classifier": 0,
+    }  # fmt: skip
 
 
 def test_utilization_of_smallconv_and_of_its_layers():

@@ -48,6 +48,7 @@ def test_memory_of_smallconv_by_hand():
         "slopes": 32 * 32 * 32 // 8,
         "latents": 512 * (8 + 14) // 8,
         "basis table": 512 * 10 // 8,
+        "trained scores": 0,
         "deltas": 32 * 16 * 18 // 8,
     }
     bp = bytes_of("bp", 1)
@@ -60,6 +61,12 @@ def test_memory_of_smallconv_by_hand():
         # Of 12 bits.
         "deltas": (maps[0] + maps[1]) * 12 // 8,
     }
+    # Of all hidden layers' 1792 latents, not of one.
+    assert bytes_of("lls_m", 1) == lls | {"trained scores": 4 * 10 * 3}
+    assert bytes_of("lls_mxm", 1) == lls | {"trained scores": 4 * 100 * 3}
+    fewer = bytes_of("lls_mxm", 1, machine=replace(SMALLCONV, vectors=4))
+    assert fewer == lls | {"trained scores": 4 * 40 * 3, "basis table": 512 * 4 // 8}
+    assert bytes_of("local_classifier", 1) == lls | {"trained scores": 1792 * 10 * 3, "basis table": 0}
     # Of DRTP a latent has two bits, beside its bias's weight.
     assert bytes_of("drtp", 1) == lls | {"latents": 512 * (2 + 14) // 8}
     dfa = bytes_of("dfa", 1)
@@ -80,7 +87,7 @@ def test_memory_grows_with_the_batch(rule):
     for part in one:
         if part == "biases":
             # Sums of 44 bits of the widest layer's gradients.
-            assert many[part] == one[part] + 512 * 44 // 8 * (rule in ("lls", "drtp"))
+            assert many[part] == one[part] + 512 * 44 // 8 * (RULES[rule].learns and not RULES[rule].waits)
         elif (rule, part) == ("dfa", "deltas"):
             assert many[part] == 128 * (1152 + 12.5)
         elif part in growing:
@@ -108,18 +115,21 @@ def test_memory_of_a_step():
     assert peak_bytes(step) == sum(memory_bytes(step).values())
     assert set(memory_bytes(step)) == set(MEMORIES)
     # The machine has what the step keeps, tables and the host's buffers apart.
-    has, keeps = allocated_bytes(SMALLCONV), memory_bytes(step)
+    has, keeps = allocated_bytes(SMALLCONV, CIFAR10), memory_bytes(step)
     assert has["activation banks"] >= keeps["input buffers"] + keeps["activations"]
     assert has["weights"] >= keeps["weights"] and has["slopes"] >= keeps["slopes"] and has["signals"] >= keeps["deltas"]
-    assert allocated_bytes(SMALLCONV.built_for("dfa"))["slopes"] == 2 * has["slopes"]
+    assert allocated_bytes(SMALLCONV.built_for("dfa"), CIFAR10)["slopes"] == 2 * has["slopes"]
+    trained = SMALLCONV.built_for("local_classifier")
+    assert allocated_bytes(trained, CIFAR10) == has | {"trained scores": 2048 * 10 * 3}
     bp = training_step(SMALLCONV, CIFAR10, "bp")
-    has, keeps = allocated_bytes(bp.machine), memory_bytes(bp)
+    has, keeps = allocated_bytes(bp.machine, CIFAR10), memory_bytes(bp)
     assert has["slopes"] == (65536 + 2 * 24576) * 8 // 8 >= keeps["slopes"]
     assert has["signals"] == 24576 * 8 * 12 // 8 == keeps["deltas"]
-    assert set(allocated_bytes(SMALLCONV.built_for("inference"))) == {"weights", "biases", "activation banks"}
-    dense = load_machine("digits")
-    assert set(allocated_bytes(dense)) == {"weights", "biases", "activation banks"}
-    assert list(memory_by_batch(training_step(dense, load_network("digits")))) == [1]
+    one, plain = SMALLCONV.built_for("inference"), {"weights", "biases", "activation banks"}
+    assert set(allocated_bytes(one, CIFAR10)) == plain
+    dense, digits = load_machine("digits"), load_network("digits")
+    assert set(allocated_bytes(dense, digits)) == plain
+    assert list(memory_by_batch(training_step(dense, digits))) == [1]
 
 
 def test_memory_without_pooling_and_of_one_layer():
@@ -129,7 +139,8 @@ def test_memory_without_pooling_and_of_one_layer():
     assert bytes_of("bp", 1, network, machine) == {
         "weights": (2 * 9 + 2 * 14) * 4 * 2, "biases": 2 * (4 + 4), "input buffers": 2 * 50, "activations": 28,
         # Columns are padded to 4.
-        "slopes": (9 * 4 + 4) // 8, "latents": 0, "basis table": 0, "deltas": (9 * 4 + 4) * 12 // 8,
+        "slopes": (9 * 4 + 4) // 8, "latents": 0, "basis table": 0, "trained scores": 0,
+        "deltas": (9 * 4 + 4) * 12 // 8,
     }  # fmt: skip
     lls = bytes_of("lls", 1, network, machine)
     # 4 windows.
@@ -292,8 +303,9 @@ def test_the_comparison_of_smallconv():
     text = comparison.to_markdown()
     for part in (
         "(32x32x3-c32-c64-c128-512-10) on smallconv (8x8)", "batch 16", "Where LLS loses",
-        "270.77x the MACs", "245.91x with the norm", "1.46x the MACs", "| 128 | 3,772,640 | 3,772,256 | 4,302,752 |",
-        "no memory keeps it", "LLS, DRTP, DFA, BP and inference: closed form",
+        "270.77x the MACs", "245.91x with the norm", "1.46x the MACs",
+        "| 128 | 3,772,640 | 3,772,760 | 3,773,840 | 3,825,760 | 3,772,256 | 4,302,752 |",
+        "no memory keeps it", "local classifier, DRTP, DFA, BP and inference: closed form",
         "a weight is read once a batch", "| cycles a sample | +101.2 % |", "| 0 | 27 | 32 | 1,024 | 16 |",
     ):  # fmt: skip
         assert part in text, part

@@ -16,6 +16,7 @@ from spec.lfsr import PERIOD
 from spec.machine import Machine, load_machine
 from spec.network import BASES, FullyConnected, Network, Recipe, load_network
 from spec.rules import RULES
+from tests.golden.exact_scores import wild_codes
 
 SEED = 21
 LEARNING = [name for name, rule in RULES.items() if rule.learns]
@@ -118,12 +119,16 @@ def test_models_are_equal(rule: str, case: tuple, basis: str, start: str) -> Non
     net = network(sizes, basis, hidden, output, t)
     shape = machine(rows, cols, delta_bits, bits, rule)
     rng = np.random.default_rng([SEED, rows, cols, sizes[0]])
+    if start == "wild":
+        shape = replace(shape, vectors=net.classes // 2 + 1)
     plain, compiled = FixedModel(net, shape, SEED), FastModel(net, shape, SEED)
     assert_same_state(compiled, plain)
     if start == "wild":
         parameters = wild_parameters(net, rng)
+        trained = [wild_codes(codes.shape, rng) for codes in plain.trained_scores()]
         for model in (plain, compiled):
             model.load_parameters(parameters)
+            model.load_trained_scores(trained)
     before = compiled.parameters()
     x = wild_samples(net.features, 30, rng)
     labels = rng.integers(0, net.classes, 30)

@@ -17,6 +17,7 @@ from spec.lfsr import PERIOD
 from spec.machine import Machine, load_machine
 from spec.network import BASES, FullyConnected, Network, Recipe, load_network
 from spec.rules import RULES
+from tests.golden.exact_scores import ExactScores, wild_codes
 
 SEED = 20
 LEARNING = [name for name, rule in RULES.items() if rule.learns]
@@ -46,7 +47,7 @@ class _Lfsr:
 
 class Page:
     """docs/architecture.md and docs/rules.md, sections 1 and 2 of each, once more: one number at a time,
-    LFSRs that really step.
+    LFSRs that really step. Section 7 is in `ExactScores`.
 
     It shares nothing with the models but the basis; whoever changes the page changes both.
     `step` returns the prediction and each layer's scores.
@@ -56,6 +57,10 @@ class Page:
         self.network, self.machine, self.train_hidden = network, machine, train_hidden
         self.w = [weight.tolist() for weight, _ in parameters]
         self.b = [bias.tolist() for _, bias in parameters]
+        self.own = [
+            ExactScores(machine.rule, network.basis, network.classes, n, machine.vectors)
+            for _, n in network.shapes[:-1]
+        ]
         count = machine.rows * machine.cols + 1
         self.lfsrs = [_Lfsr(n * (65535 // count)) for n in range(count)]
         self.exp = [round(4096 * 2 ** -((j + 0.5) / 16)) for j in range(16)]
@@ -74,8 +79,8 @@ class Page:
             slopes.append([v < 0 for v in z])
             scores.append(None)
             if label is not None and self.train_hidden:
-                if rule == "lls":
-                    delta, scores[-1], k = self.hidden(a, slopes[-1], label)
+                if RULES[rule].scores:
+                    delta, scores[-1], k = self.hidden(number, a, slopes[-1], label)
                     self.update(number, x, delta, k)
                 if rule == "drtp":
                     e = [-256 * (c == label) for c in range(self.network.classes)]
@@ -127,10 +132,9 @@ class Page:
         largest = 2047 if self.machine.rule == "bp" else 127
         return min(max(t, -largest), largest)
 
-    def hidden(self, a: list[int], neg: list[bool], label: int) -> tuple[list[int], list[int], int]:
-        classes = range(self.network.classes)
-        table, frac = self.basis(len(a))
-        score = [_sat(_rnd(sum(t * v for t, v in zip(table[c], a, strict=True)), frac), 20) for c in classes]
+    def hidden(self, number: int, a: list[int], neg: list[bool], label: int) -> tuple[list[int], list[int], int]:
+        own, classes = self.own[number], range(self.network.classes)
+        score = own.scores(a)
         ss = sum(v * v for v in a)
         top = int(math.log2(ss)) if ss else 0
         k = (top + 1) // 2
@@ -139,10 +143,9 @@ class Page:
         h = _sat(_rnd(gs * 2, k), 16)
         mantissa = int(16 * ss / 2**top) % 16
         q = _sat(_rnd(h * self.rcp8[mantissa], top // 2 + 2), 16)
-        delta = []
-        for i, v in enumerate(a):
-            g = _rnd(sum(table[c][i] * e[c] for c in classes), frac) - _rnd(q * v, 7)
-            delta.append(self.signal(g, 2, neg[i]))
+        gradient = [g - _rnd(q * v, 7) for g, v in zip(own.gradient(e, len(a)), a, strict=True)]
+        delta = [self.signal(g, 2, slope) for g, slope in zip(gradient, neg, strict=True)]
+        own.learn(a, e, self.network.recipe.hidden_rate_shift, k)
         return delta, score, k
 
     def error(self, score: list[int], label: int, shift: int) -> list[int]:
@@ -162,8 +165,9 @@ class Page:
         recipe, rule = self.network.recipe, self.machine.rule
         if number == len(self.network.shapes) - 1:
             return recipe.output_rate_shift + {"bp": 11}.get(rule, 7) + in_frac - 14
-        rate = recipe.hidden_rate_shift if rule == "lls" else dict(recipe.rate_shifts)[rule]
-        return rate + {"lls": 6 - 4 + k, "bp": 11}.get(rule, 6) + in_frac - 14
+        if RULES[rule].scores:
+            return recipe.hidden_rate_shift + 6 - 4 + k + in_frac - 14
+        return dict(recipe.rate_shifts)[rule] + {"bp": 11}.get(rule, 6) + in_frac - 14
 
     def update(self, number: int, x: list[int], delta: list[int], k: int = 0) -> None:
         machine, in_frac = self.machine, 4 if number else 7
@@ -255,21 +259,31 @@ def test_model_is_the_page(rule: str, case: tuple, basis: str, start: str) -> No
     net = network(sizes, basis, hidden, output, t)
     rng = np.random.default_rng([SEED, rows, cols])
     parameters = initial_codes(net.shapes, SEED) if start == "initial" else wild_parameters(net, rng)
-    model = FixedModel(net, machine(rows, cols, delta_bits, bits, rule))
+    shape = machine(rows, cols, delta_bits, bits, rule)
+    if start == "wild":
+        shape = replace(shape, vectors=net.classes // 2 + 1)
+    model = FixedModel(net, shape)
     model.load_parameters(parameters)
     page = Page(net, model.machine, parameters)
-    before = model.parameters()
+    if start == "wild":
+        model.load_trained_scores([wild_codes(codes.shape, rng) for codes in model.trained_scores()])
+        for own, codes in zip(page.own, model.trained_scores(), strict=False):
+            own.theta = codes.tolist()
+    before, trained = model.parameters(), model.trained_scores()
     for number, x in enumerate(wild_samples(net.features, 24, rng)):
         label = None if number % 6 == 5 else int(rng.integers(net.classes))
         assert same_scores(model.step(x, label), page.step(x.tolist(), label)), f"sample {number}"
         for layer, (found, expected) in enumerate(zip(model.parameters(), page.parameters(), strict=True)):
             assert np.array_equal(found[0], expected[0]), f"sample {number}, weights {layer}"
             assert np.array_equal(found[1], expected[1]), f"sample {number}, biases {layer}"
+        assert [codes.tolist() for codes in model.trained_scores()] == [own.theta for own in page.own if own.theta]
     changed = [np.mean(a[0] != b[0]) for a, b in zip(before, model.parameters(), strict=True)]
     if rule == "inference":
         assert max(changed) == 0
     else:
         assert min(changed) > 0, "a layer whose weights stayed compares nothing"
+    moved = [bool(np.any(old != new)) for old, new in zip(trained, model.trained_scores(), strict=True)]
+    assert any(moved) == bool(RULES[rule].trains and page.own)
 
 
 @pytest.mark.parametrize("basis", BASES)

@@ -19,9 +19,12 @@ from spec.errors import SpecError
 from spec.lfsr import PERIOD, SEQUENCE, offset
 from spec.machine import Machine
 from spec.network import BASES, Convolution, FullyConnected, Network, Recipe
+from tests.golden.exact_scores import RULES as TRAINING_SCORES
+from tests.golden.exact_scores import ExactScores, wild_codes
 
 SEED = 20
-LEARNING = ("lls", "drtp", "dfa", "bp")
+OWN = ("lls", *TRAINING_SCORES)
+LEARNING = (*OWN, "drtp", "dfa", "bp")
 RULES = (*LEARNING, "inference")
 Sample = tuple[int, list[list[int] | None]]
 
@@ -110,7 +113,7 @@ class _Layer:
 
 class Page:
     """docs/convolutions.md, sections 1 to 3, and docs/rules.md, sections 5 and 6, once more: one number at a
-    time, LFSRs that really step.
+    time, LFSRs that really step. Section 7 is in `ExactScores`.
 
     A gradient is the sum over pixels of `x · s`, `s = d · slope`. It shares nothing with the model but the
     basis; whoever changes the page changes both.
@@ -126,6 +129,10 @@ class Page:
         for layer in network.layers:
             self.layers.append(_Layer(layer, before, frac))
             before, frac = self.layers[-1].after, self.layers[-1].out_frac
+        self.own = [
+            ExactScores(machine.rule, network.basis, network.classes, layer.n * layer.gh * layer.gw, machine.vectors)
+            for layer in self.layers[:-1]
+        ]
         count = machine.rows * machine.cols + 1
         self.lfsrs = [_Lfsr(n * (65535 // count)) for n in range(count)]
         self.exp = [round(4096 * 2 ** -((j + 0.5) / 16)) for j in range(16)]
@@ -156,8 +163,8 @@ class Page:
                 else:
                     a, lat, after = self.pooled(layer, z)
                     if labels is not None and self.train_hidden:
-                        if rule == "lls":
-                            d, score, k = self.hidden(lat, labels[index])
+                        if rule in OWN:
+                            d, score, k = self.hidden(number, lat, labels[index])
                         if rule == "drtp":
                             d = self.target(lat, labels[index])
                 scores[index].append(score)
@@ -232,10 +239,9 @@ class Page:
         sums = [sum(row[i] * v for row, v in zip(table, e, strict=True)) for i in range(latents)]
         return [self.signal(_rnd(v, frac), 2) for v in sums]
 
-    def hidden(self, lat: list[int], label: int) -> tuple[list[int], list[int], int]:
-        classes = range(self.network.classes)
-        table, frac = self.basis(len(lat))
-        score = [_sat(_rnd(sum(t * v for t, v in zip(table[c], lat, strict=True)), frac), 20) for c in classes]
+    def hidden(self, number: int, lat: list[int], label: int) -> tuple[list[int], list[int], int]:
+        own, classes = self.own[number], range(self.network.classes)
+        score = own.scores(lat)
         ss = sum(v * v for v in lat)
         top = int(math.log2(ss)) if ss else 0
         k = (top + 1) // 2
@@ -244,10 +250,8 @@ class Page:
         h = _sat(_rnd(gs * 2, k), 16)
         mantissa = int(16 * ss / 2**top) % 16
         q = _sat(_rnd(h * self.rcp8[mantissa], top // 2 + 2), 16)
-        d = []
-        for i, v in enumerate(lat):
-            g = _rnd(sum(table[c][i] * e[c] for c in classes), frac) - _rnd(q * v, 7)
-            d.append(self.signal(g, 2))
+        d = [self.signal(g - _rnd(q * v, 7), 2) for g, v in zip(own.gradient(e, len(lat)), lat, strict=True)]
+        own.learn(lat, e, self.network.recipe.hidden_rate_shift, k)
         return d, score, k
 
     def sloped(self, layer: _Layer, neg: dict, d: list[int]) -> dict:
@@ -294,7 +298,7 @@ class Page:
             rate += sum(round(math.log2(each.wh * each.ww)) for each in self.layers[number:] if each.pool == "latent")
         elif last:
             rate = recipe.output_rate_shift + 10 + layer.in_frac - 14
-        elif machine.rule != "lls":
+        elif machine.rule not in OWN:
             hidden = dict(recipe.rate_shifts).get(machine.rule, recipe.output_rate_shift + 4)
             rate = hidden + 9 + round(math.log2(layer.H * layer.W)) + layer.in_frac - 14
         else:
@@ -463,7 +467,8 @@ MACHINES = [machine(2, 2), machine(4, 3, 18, 12, 30), machine(3, 2, 18, 24, 46),
 @pytest.mark.parametrize("name", NETWORKS)
 @pytest.mark.parametrize("rule", RULES)
 def test_model_is_the_page(rule: str, name: str, shape: Machine, start: str) -> None:
-    net, shape = NETWORKS[name], replace(shape, rule=rule)
+    net = NETWORKS[name]
+    shape = replace(shape, rule=rule, vectors=net.classes // 2 + 1 if start == "wild" else 0)
     rng = np.random.default_rng([SEED, shape.rows])
     codes = initial_windowed_codes(net.shapes, SEED, net.recipe.gain_shift)
     parameters = codes if start == "initial" else wild_parameters(net, rng)
@@ -472,7 +477,11 @@ def test_model_is_the_page(rule: str, name: str, shape: Machine, start: str) -> 
     model = WindowedModel(net, shape)
     model.load_parameters(parameters)
     page = Page(net, shape, parameters)
-    before = model.parameters()
+    if start == "wild":
+        model.load_trained_scores([wild_codes(codes.shape, rng) for codes in model.trained_scores()])
+        for own, codes in zip(page.own, model.trained_scores(), strict=False):
+            own.theta = codes.tolist()
+    before, trained = model.parameters(), model.trained_scores()
     # The last batch is short where a batch is more than one sample.
     count = max(3, 2 * net.recipe.batch + 1)
     x, labels = wild_samples(net.features, count, rng), rng.integers(net.classes, size=count)
@@ -487,6 +496,10 @@ def test_model_is_the_page(rule: str, name: str, shape: Machine, start: str) -> 
     for number, (found, wanted) in enumerate(zip(model.parameters(), page.parameters(), strict=True)):
         assert np.array_equal(found[0], wanted[0]), f"weights {number}"
         assert np.array_equal(found[1], wanted[1]), f"biases {number}"
+    assert [codes.tolist() for codes in model.trained_scores()] == [own.theta for own in page.own if own.theta]
+    moved_scores = [bool(np.any(old != new)) for old, new in zip(trained, model.trained_scores(), strict=True)]
+    if name != "rates below the last fraction bit":
+        assert any(moved_scores) == (rule in TRAINING_SCORES)
     pairs = zip(before, model.parameters(), strict=True)
     changed = [any(np.any(old != new) for old, new in zip(a, b, strict=True)) for a, b in pairs]
     assert changed == [rule != "inference"] * len(net.layers), "a layer that stayed compares nothing"
@@ -549,7 +562,7 @@ def test_whole_batches_may_be_cut_anywhere_else(rule: str) -> None:
     assert same(whole.state_dict(), second.state_dict())
 
 
-@pytest.mark.parametrize("rule", LEARNING)
+@pytest.mark.parametrize("rule", [rule for rule in LEARNING if rule not in TRAINING_SCORES])
 def test_a_batch_has_no_order_but_layers_have(rule: str) -> None:
     net, shape = NETWORKS["stride, windows that do not divide"], machine(3, 2, rule=rule)
     net = replace(net, recipe=replace(net.recipe, batch=4))
@@ -795,6 +808,7 @@ def test_it_learns_digits() -> None:
         model = WindowedModel(net, shape, 0, train_hidden=rule != "frozen")
         right[rule] = train_epochs(model, data, 1, progress=Progress(quiet=True)).test_accuracy
     assert right["lls"] > 85
+    assert min(right[rule] for rule in TRAINING_SCORES) > 83
     assert right["bp"] > 85
     assert min(right["drtp"], right["dfa"]) > 78
     assert right["frozen"] < 70

@@ -1,5 +1,6 @@
 """The compiled model of convolutions and batches against the plain one: equal bits, whatever the sizes and values."""
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -14,9 +15,11 @@ from spec.errors import SpecError
 from spec.lfsr import PERIOD
 from spec.machine import Machine
 from spec.network import BASES, POOLS, Convolution, FullyConnected, Network, Recipe
+from tests.golden.exact_scores import RULES as TRAINING_SCORES
+from tests.golden.exact_scores import wild_codes
 
 SEED = 22
-LEARNING = ("lls", "drtp", "dfa", "bp")
+LEARNING = ("lls", *TRAINING_SCORES, "drtp", "dfa", "bp")
 RULES = (*LEARNING, "inference")
 Models = tuple[FastWindowedModel, WindowedModel]
 
@@ -107,8 +110,11 @@ def models(net: Network, shape: Machine, parameters: Parameters | None = None, t
     """Both, alike."""
     found = FastWindowedModel(net, shape, SEED, train_hidden), WindowedModel(net, shape, SEED, train_hidden)
     if parameters is not None:
+        rng = np.random.default_rng(SEED)
+        trained = [wild_codes(codes.shape, rng) for codes in found[1].trained_scores()]
         for model in found:
             model.load_parameters(parameters)
+            model.load_trained_scores(trained)
     return found
 
 
@@ -160,6 +166,8 @@ def test_random_networks(rule: str, seed: int, start: str) -> None:
     bits = int(rng.choice([12, 16, 18, 20, 24] if start == "initial" else [4, 12, 20]))
     delta_bits = int(rng.integers(15 if rule == "bp" else 14, 19))
     shape = machine(rows, int(rng.integers(1, rows + 1)), bits, delta_bits, rule=rule)
+    if start == "wild":
+        shape = replace(shape, vectors=net.classes // 2 + 1)
     pair = models(net, shape, None if start == "initial" else wild_parameters(net, rng))
     before = pair[0].parameters()
     assert_same_training(pair, rng)

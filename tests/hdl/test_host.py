@@ -551,3 +551,45 @@ def test_advance(rows, cols, depth):
     finally:
         patch.undo()
     assert array and bias and len(lfsrs) == m.lfsrs
+
+
+@pytest.mark.parametrize("rule", ["lls_m", "lls_mxm", "local_classifier"])
+def test_bus_trained_scores(rule):
+    """A request waits for `wait`, holds up the next sample, and is answered when it is done; registers lie below."""
+    m = machine(rule=rule)
+    dut = Bus(m)
+    row, lane = (1 << memory_map.row_bits(m)) - 2, 0 if rule == "lls_m" else 201
+
+    async def bench(ctx):
+        for write in (1, 0):
+            ctx.set(dut.waiting, 0)
+            ctx.set(dut.bus.req_valid, 1)
+            ctx.set(dut.bus.req_write, write)
+            ctx.set(dut.bus.req_addr, memory_map.score_address(m, row, lane))
+            ctx.set(dut.bus.req_data, -5 & 0xFFFFFFFF)
+            await ctx.tick()
+            ctx.set(dut.bus.req_addr, memory_map.register_address("ID"))
+            ctx.set(dut.bus.req_write, 0)
+            for _ in range(5):
+                assert ctx.get(dut.hold) and not ctx.get(dut.score_valid) and not ctx.get(dut.bus.req_ready)
+                await ctx.tick()
+            ctx.set(dut.waiting, 1)
+            for _ in range(3):
+                assert ctx.get(dut.score_valid) and ctx.get(dut.score_write) == write
+                assert ctx.get(dut.score_row) == row and ctx.get(dut.score_data) == -5
+                assert rule == "lls_m" or ctx.get(dut.score_lane) == lane
+                await ctx.tick()
+            ctx.set(dut.score_done, 1)
+            ctx.set(dut.score_q, -77)
+            assert ctx.get(dut.bus.req_ready)
+            await ctx.tick()
+            ctx.set(dut.score_done, 0)
+            ctx.set(dut.bus.req_valid, 0)
+            assert not ctx.get(dut.hold) and not ctx.get(dut.score_valid)
+            assert ctx.get(dut.bus.rsp_valid) == (not write)
+            assert write or ctx.get(dut.bus.rsp_data) == -77 & 0xFFFFFFFF
+            await ctx.tick()
+            assert ctx.get(dut.bus.rsp_valid) and ctx.get(dut.bus.rsp_data) == memory_map.ID_VALUE
+            await ctx.tick()
+
+    simulate(dut, bench)

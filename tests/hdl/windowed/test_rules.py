@@ -12,12 +12,14 @@ import pytest
 from amaranth.sim import Simulator
 
 from hdl.windowed.core import Core
+from spec import memory_map
 from spec.basis import Basis
 from spec.lfsr import SEQUENCE, offset
 from spec.machine import load_machine
 from spec.network import NO_LABEL, Convolution, FullyConnected, Network, Recipe
 from spec.rules import RULES
-from spec.timing import Phase
+from spec.scores import basis_vectors, score_basis, trained_shapes
+from spec.timing import Phase, score_cycles
 from spec.windowed import windowed_layers
 from spec.windowed_program import compile_windowed
 from spec.windowed_timing import (
@@ -34,6 +36,7 @@ from spec.windowed_timing import (
 )
 from tests.hdl.arithmetic import EXP, RCP8, RCP9, clip, msb, rnd, sat
 from tests.hdl.core_host import Host
+from tests.hdl.trained_scores import TrainedScores
 from tests.hdl.windowed.networks import addresses, batches_of
 
 TINY = replace(
@@ -144,8 +147,11 @@ class Trainer:
     def __init__(self, machine, net, rng, train_hidden=True):
         self.m, self.rule = machine, machine.learning
         self.layers = [Layer(shifts, rng) for shifts in windowed_layers(net, machine, train_hidden)]
-        self.basis = Basis(net.basis, net.classes)
+        self.basis = Basis(net.basis, basis_vectors(machine, net.classes))
         self.B = self.basis.table(machine.max_neurons).tolist()
+        shapes = trained_shapes(net, machine)
+        trained = [TrainedScores(self.rule.trains, self.basis, *shape, rng) for shape in shapes]
+        self.trained = dict(zip(self.layers[:-1], trained, strict=True)) if trained else {}
         self.array_steps = self.bias_steps = 0
 
     def parameters(self, program):
@@ -154,7 +160,10 @@ class Trainer:
         for where, layer in zip(addresses(self.m, program), self.layers, strict=True):
             values = [v for row, b in zip(layer.w, layer.b, strict=True) for v in (*row, b)]
             found |= dict(zip(where, values, strict=True))
-        return found
+        rows = [row for layer in self.trained.values() for row in layer.theta]
+        return found | {
+            memory_map.score_address(self.m, r, c): v for r, row in enumerate(rows) for c, v in enumerate(row)
+        }
 
     def softmax(self, scores, shift, label):
         u = [sat(rnd(s << 9, shift), 16) for s in scores]
@@ -168,15 +177,18 @@ class Trainer:
         return [rnd(sum(self.B[c][i] * e for c, e in enumerate(errors)), self.basis.fraction_bits) for i in range(n)]
 
     def own_signal(self, layer, latents, label):
-        """`lls`: d, k and scores."""
-        raws = [sum(b * v for b, v in zip(row, latents, strict=False)) for row in self.B]
-        scores = [sat(rnd(raw, self.basis.fraction_bits), 20) for raw in raws]
+        """`lls` and the rules that train a part of it: d, k and scores."""
+        trained, shifts = self.trained.get(layer), layer.shifts
+        raws = [rnd(sum(b * v for b, v in zip(row, latents, strict=False)), self.basis.fraction_bits) for row in self.B]
+        scores = trained.scores(raws, latents) if trained else [sat(raw, 20) for raw in raws]
         ss = sum(v * v for v in latents)
         L, k = msb(ss), (msb(ss) + 1) >> 1
-        e = self.softmax(scores, layer.shifts.score_shift + k, label)
+        e = self.softmax(scores, shifts.score_shift + k, label)
         h = sat(rnd(sum(x * s for x, s in zip(e, scores, strict=True)) << 1, k), 16)
         q = sat(rnd(h * RCP8[(ss << 4 >> L) & 15], (L >> 1) + 2), 16)
-        G = self.through_basis(e, len(latents))
+        G = trained.gradients(e, len(latents)) if trained else self.through_basis(e, len(latents))
+        if trained:
+            trained.update(latents, e, shifts.rate_shift - shifts.act_shift - layer.geometry.latent_shift + 17 + k)
         return [clip(rnd(g - rnd(q * v, 7), 2)) for g, v in zip(G, latents, strict=True)], k, scores
 
     def label_signal(self, latents, label):
@@ -275,6 +287,7 @@ def expected_phases(machine, program, classes, labels):
     """(phase, layer) -> cycles of one batch, from the description."""
     rule, cycles, samples = machine.learning, Counter(), len(labels)
     skew = machine.rows + machine.cols
+    more_trained, more_inferred = score_cycles(rule.trains, basis_vectors(machine, classes))
     learns = rule.learns and labels != [NO_LABEL]
     for number, layer in enumerate(program.layers):
         tiles, trains = layer.col_tiles, learns and layer.train
@@ -284,13 +297,13 @@ def expected_phases(machine, program, classes, labels):
         cycles[Phase.FORWARD, number] = samples * forward
         if layer.is_output:
             signal, argmax = (SIGNAL_TAIL, ARGMAX_TAIL) if rule.scores else (PLAIN_SIGNAL_TAIL, PLAIN_ARGMAX_TAIL)
-            signal += layer.latents * rule.scores
+            signal, argmax = signal + layer.latents * rule.scores + more_trained, argmax + more_inferred
             cycles[Phase.SIGNAL, number] = samples * (3 * classes + signal if trains else classes + argmax)
         if trains and rule.transposes:
             cycles[Phase.SIGNAL, number] += back_cycles(layer, machine, samples)
         elif trains and not layer.is_output:
             cycles[Phase.SIGNAL, number] = samples * {
-                "own": 3 * classes + layer.latents + SIGNAL_TAIL,
+                "own": 3 * classes + layer.latents + SIGNAL_TAIL + more_trained,
                 "label": layer.latents + LABEL_TAIL,
                 "output": classes + layer.latents + FEEDBACK_TAIL,
             }[rule.error]
@@ -366,10 +379,14 @@ class ImpatientHost(Host):
         await super().tick(ctx)
 
 
-def check(rule, net, rows, cols, train_hidden=True):
-    machine = machine_for(rule, rows, cols, net)
+def test_fewer_vectors_than_classes():
+    check("lls_mxm", NETWORKS["pools"], 2, 2, vectors=2)
+
+
+def check(rule, net, rows, cols, train_hidden=True, vectors=0):
+    machine = replace(machine_for(rule, rows, cols, net), vectors=vectors)
     program = compile_windowed(net, machine, train_hidden)
-    core = Core(machine, net.classes, Basis(net.basis, net.classes))
+    core = Core(machine, net.classes, score_basis(net, machine))
     rng = random.Random(f"{rule} {net} {rows} {cols}")
     trainer = Trainer(machine, net, rng, train_hidden)
     initial = trainer.parameters(program)
