@@ -28,7 +28,7 @@ from golden.train import Parameters, TrainReport
 from spec.lfsr import PERIOD, SEQUENCE, offset
 from spec.machine import ACT_BITS
 from spec.network import NO_LABEL
-from spec.rules import BACK_FRAC
+from spec.rules import BACK_DROPPED, BACK_FRAC
 from spec.tables import EXP, RCP8, RCP9
 
 __all__ = ["FastModel"]
@@ -316,8 +316,8 @@ def _hidden_signal(
 
 @_compiled
 def _output_signal(error, machine, delta):
-    """Writes the output layer's signal to `delta`: its error, of 7 fraction bits, or 6 where it goes back."""
-    drop = 2 if machine[TRANSPOSES] != 0 else 1
+    """Writes the output layer's signal to `delta`: its error, of 7 fraction bits, or 5 where it goes back."""
+    drop = BACK_DROPPED if machine[TRANSPOSES] != 0 else 1
     left = machine[SIGNAL_FRAC] - 8 + drop
     largest = (1 << (machine[SIGNAL_BITS] - 1)) - 1
     for c in range(error.shape[0]):

@@ -17,7 +17,7 @@ import numpy as np
 
 from golden.arith import msb, rnd, sat
 from spec.machine import ERROR_FRAC, SCORE_BITS, WEIGHT_FRAC, Machine
-from spec.rules import BACK_BITS, BACK_FRAC
+from spec.rules import BACK_BITS, BACK_DROPPED, BACK_FRAC
 from spec.scores import BACK_ERROR_BITS, RATE_STEP, TRAINED_BITS, TRAINED_FRAC, USED_BITS, USED_FRAC, VECTOR_BITS
 from spec.tables import EXP, RCP8, RCP9
 
@@ -238,11 +238,11 @@ def output_delta(error: np.ndarray) -> np.ndarray:
 
 
 def output_back_delta(error: np.ndarray) -> np.ndarray:
-    """The output layer's signal under `bp`, `(K,)`: -2047…2047 with 11 fraction bits, of which the last 5 are 0.
+    """The output layer's signal under `bp`, `(K,)`: -2047…2047 with 11 fraction bits, of which the last 6 are 0.
 
     The softmax's tables leave an error of -2 in a class that is certain: finer, it would never end.
     """
-    return np.clip(rnd(error, 2) << (BACK_FRAC - ERROR_FRAC + 2), -BACK_MAX, BACK_MAX)
+    return np.clip(rnd(error, BACK_DROPPED) << (BACK_FRAC - ERROR_FRAC + BACK_DROPPED), -BACK_MAX, BACK_MAX)
 
 
 def shift_delta(delta: np.ndarray, rate_shift: int, machine: Machine) -> np.ndarray:

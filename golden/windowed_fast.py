@@ -398,7 +398,7 @@ def _output_signal(layer, machine, m, sample, label, score):
     delta, gain = layer.delta_base + first, layer.gain_base + first
     for c in range(layer.channels):
         if machine.transposes:
-            m.delta[delta + c] = min(max(_rnd(error[c], 2) << 5, -2047), 2047)
+            m.delta[delta + c] = min(max(_rnd(error[c], 3) << 6, -2047), 2047)
         else:
             m.delta[delta + c] = min(max(_rnd(error[c], 1), -127), 127)
     m.delta[delta + layer.channels : delta + layer.padded] = 0

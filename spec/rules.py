@@ -9,12 +9,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-__all__ = ["BACK_BITS", "BACK_FRAC", "RULES", "Rule"]
+__all__ = ["BACK_BITS", "BACK_DROPPED", "BACK_FRAC", "RULES", "Rule"]
 
 BACK_BITS = 12
 """A backpropagated signal, before its shift."""
 BACK_FRAC = 11
 """Its fraction bits: it lies within -1 and 1."""
+BACK_DROPPED = 3
+"""The output layer's error loses so many of its 8 fraction bits: with them that of a certain class would never end."""
 
 
 @dataclass(frozen=True)

@@ -10,12 +10,10 @@ from hdl.dense.delta import CLIP_LATENCY, SignalQueue, clipped_slope
 from hdl.dense.error_signal import ErrorSignal
 from hdl.dense.signal_memory import SignalMemory
 from spec.machine import ERROR_FRAC, WEIGHT_FRAC, Machine
-from spec.rules import BACK_BITS, BACK_FRAC
+from spec.rules import BACK_BITS, BACK_DROPPED, BACK_FRAC
 from spec.timing import delta_latency
 
 __all__ = ["BackSignal"]
-
-_DROPPED = 2
 
 
 class BackSignal(ErrorSignal):
@@ -95,8 +93,8 @@ class BackSignal(ErrorSignal):
         below_valid = delay_line(m, summed, CLIP_LATENCY, "summed")[-1]
 
         # 6 fraction bits of the error: finer, what the softmax's tables leave of a certain class never ends.
-        rounded = round_shift(softmax.error, _DROPPED)
-        error = Cat(Const(0, BACK_FRAC - ERROR_FRAC + _DROPPED), rounded).as_signed()
+        rounded = round_shift(softmax.error, BACK_DROPPED)
+        error = Cat(Const(0, BACK_FRAC - ERROR_FRAC + BACK_DROPPED), rounded).as_signed()
         error_valid = delay_line(m, softmax.error_strobe, 1, "error")[-1]
         m.d.comb += [
             signals.half.eq(self.half),

@@ -12,11 +12,9 @@ from hdl.arith import clip_symmetric, delay_line, round_shift
 from hdl.windowed.error_signal import ErrorSignal
 from spec.basis import Basis
 from spec.machine import ERROR_FRAC, Machine
-from spec.rules import BACK_BITS, BACK_FRAC
+from spec.rules import BACK_BITS, BACK_DROPPED, BACK_FRAC
 
 __all__ = ["BackSignal"]
-
-_DROPPED = 2
 
 
 class BackSignal(ErrorSignal):
@@ -57,8 +55,8 @@ class BackSignal(ErrorSignal):
         error_last, softmax = self._output(m), self._softmax
 
         # 6 fraction bits of the error: finer, what the softmax's tables leave of a certain class never ends.
-        rounded = round_shift(softmax.error, _DROPPED)
-        error = Cat(Const(0, BACK_FRAC - ERROR_FRAC + _DROPPED), rounded).as_signed()
+        rounded = round_shift(softmax.error, BACK_DROPPED)
+        error = Cat(Const(0, BACK_FRAC - ERROR_FRAC + BACK_DROPPED), rounded).as_signed()
         value = Signal.like(self.signal_value, reset_less=True)
         m.d.sync += value.eq(clip_symmetric(error, BACK_BITS))
 

@@ -91,7 +91,7 @@ class Page:
             e = self.error(score, label, 9)
             delta = [min(max(_rnd(v, 1), -127), 127) for v in e]
             if rule == "bp":
-                delta = [min(max(32 * _rnd(v, 2), -2047), 2047) for v in e]
+                delta = [min(max(64 * _rnd(v, 3), -2047), 2047) for v in e]
             for number in range(last, -1, -1):
                 before = []
                 if number > 0 and rule == "dfa":

@@ -191,7 +191,7 @@ def test_output_signals_of_every_error() -> None:
     error = np.arange(-256, 265)
     plain, back = signals.output_delta(error), signals.output_back_delta(error)
     assert plain.tolist() == [min(max((v + 1) // 2, -127), 127) for v in error.tolist()]
-    assert back.tolist() == [min(max((v + 2) // 4 * 32, -2047), 2047) for v in error.tolist()]
+    assert back.tolist() == [min(max((v + 4) // 8 * 64, -2047), 2047) for v in error.tolist()]
 
 
 @pytest.mark.parametrize(("rule", "bits"), [("lls", 8), ("drtp", 8), ("dfa", 8), ("bp", 12)])
@@ -228,7 +228,7 @@ def test_bp_sends_back_the_gradient() -> None:
         gradient = rule.signals(floats, trace, output_error(trace.scores, labels, temperature()), labels)
         found += [first, last]
         exact += [layer.ravel() for layer in gradient]
-        if np.abs(error).max() >= 16:  # a smaller one does not fill the signals' bits
+        if np.abs(error).max() >= 32:  # a smaller one does not fill the signals' bits
             gradient = rule.signals(floats, trace, error[None] / signals.ONE, labels)
             cosines += [cosine(*pair) for pair in zip((first, last), gradient, strict=True)]
     assert len(cosines) > 100

@@ -165,7 +165,7 @@ class Script:
             self.t += 2
             return
         back = rule.error == "back"
-        deltas = [clip(rnd(v, 2) << 5, 2047) if back else clip(rnd(v, 1), 127) for v in e]
+        deltas = [clip(rnd(v, 3) << 6, 2047) if back else clip(rnd(v, 1), 127) for v in e]
         for number in range(top, -1 if rule.waits else top - 1, -1):
             layer = layers[number]
             if number < top:

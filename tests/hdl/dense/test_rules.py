@@ -144,7 +144,7 @@ class Trainer:
             return beats
         e = self.softmax(scores, self.layers[top].score_shift, label)
         back = rule.error == "back"
-        delta = [clip(rnd(v, 2) << 5, 2047) if back else clip(rnd(v, 1), 127) for v in e]
+        delta = [clip(rnd(v, 3) << 6, 2047) if back else clip(rnd(v, 1), 127) for v in e]
         for number in range(top, -1, -1):
             layer = self.layers[number]
             below = []

@@ -138,7 +138,7 @@ class Rig:
         length = 3 * K + PLAIN_SIGNAL_TAIL if train else K + PLAIN_ARGMAX_TAIL
         d = [clip(rnd(e, 1)) for e in errors] if train else []
         if self.m.learning.transposes:
-            d = [max(-2047, min(2047, rnd(e, 2) << 5)) for e in errors] if train else []
+            d = [max(-2047, min(2047, rnd(e, 3) << 6)) for e in errors] if train else []
         await self.signal(ctx, layer, label, train, d, length, scores, [8] * len(d), word=word)
         assert ctx.get(self.dut.prediction) == scores.index(max(scores))
         return errors

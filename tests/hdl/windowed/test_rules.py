@@ -270,7 +270,7 @@ class Trainer:
 
     def way_back(self, kept, errors):
         """`bp`, of all layers' inputs, negatives and z: a layer's d goes to that before it, then it is updated."""
-        ds = [[clip(rnd(e, 2) << 5, 2047) for e in sample] for sample in errors]
+        ds = [[clip(rnd(e, 3) << 6, 2047) for e in sample] for sample in errors]
         for number, layer in reversed(list(enumerate(self.layers))):
             pixels = [layer.handed_on(d, z) for (*_, z), d in zip(kept[number], ds, strict=True)]
             goes_on = number > 0 and self.layers[number - 1].shifts.train
