@@ -17,12 +17,13 @@ import numpy as np
 from golden.fast import FastModel
 from golden.windowed_fast import FastWindowedModel
 from sim.rtl.backend import RtlBackend
-from spec.errors import SpecError
+from spec.errors import SpecError, check_choice
 from spec.machine import Machine, load_machine
 from spec.network import Network, load_network
+from spec.rules import RULES
 from spec.timing import Phase
 
-__all__ = ["main"]
+__all__ = ["main", "measure", "table"]
 
 PHASES = (Phase.SETUP, Phase.FORWARD, Phase.SIGNAL, Phase.UPDATE)
 """Those that a layer has; `finish` belongs to the step."""
@@ -34,12 +35,16 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m bench.utilization", description=__doc__)
     parser.add_argument("--machine", default="mnist", help="preset or file (default: %(default)s)")
     parser.add_argument("--network", default="mnist", help="preset or file (default: %(default)s)")
+    parser.add_argument("--rule", help="that the machine is built for (default: its own)")
     parser.add_argument("--batch", type=int, help="samples an update, in place of the network's recipe's")
     parser.add_argument("--samples", type=int, help=f"training samples (default: a batch, {MINIMUM_SAMPLES} or more)")
     parser.add_argument("--out", type=Path, required=True, help="folder for metrics.json")
     arguments = parser.parse_args()
     try:
         machine, network = load_machine(arguments.machine), load_network(arguments.network)
+        if arguments.rule is not None:
+            check_choice("--rule", arguments.rule, [name for name, rule in RULES.items() if rule.learns])
+            machine = machine.built_for(arguments.rule)
         if arguments.batch is not None:
             network = replace(network, recipe=replace(network.recipe, batch=arguments.batch))
         batch = network.recipe.batch
@@ -90,6 +95,7 @@ def measure(machine: Machine, network: Network, samples: int) -> dict:
     bound = 2 * network.macs * samples / machine.pes
     return {
         "machine": machine.name,
+        "rule": machine.rule,
         "network": network.name,
         "samples": samples,
         "batch": network.recipe.batch,
@@ -115,8 +121,9 @@ def table(metrics: dict) -> str:
         total = f"{layer['cycles'] / samples:10,.0f}{layer['bound_cycles'] / samples:10,.0f}"
         lines.append(f"{sizes}{phases}{total}{100 * layer['utilization']:8.1f}")
     lines.append(
-        f"{metrics['network']} on {metrics['machine']}, batch {metrics['batch']}: {metrics['cycles'] / samples:,.0f} "
-        f"cycles a training sample, {100 * metrics['utilization']:.1f} % of the bound "
+        f"{metrics['network']} on {metrics['machine']}, rule {metrics['rule']}, batch {metrics['batch']}: "
+        f"{metrics['cycles'] / samples:,.0f} cycles a training sample, "
+        f"{100 * metrics['utilization']:.1f} % of the bound "
         f"{metrics['bound_cycles'] / samples:,.0f}; weights {'equal' if metrics['weights_equal'] else 'DIFFERENT'}"
     )
     return "\n".join(lines)

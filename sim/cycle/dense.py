@@ -36,7 +36,15 @@ from spec.timing import (
     update_tail,
 )
 
-__all__ = ["back_cycles", "forward_cycles", "inference_step", "training_step", "update_cycles"]
+__all__ = [
+    "back_cycles",
+    "forward_counts",
+    "forward_cycles",
+    "inference_step",
+    "training_step",
+    "update_counts",
+    "update_cycles",
+]
 
 
 def forward_cycles(layer: LayerDescriptor, machine: Machine) -> int:
@@ -82,10 +90,10 @@ def _step(rule: str, machine: Machine, network: Network, program: Program) -> St
             "finish": 0,
         }
         macs: dict[str, dict[str, int]] = {"forward": {"matrix": weights}, "signal": {}, "update": {}}
-        counts = _forward_counts(machine, layer, first=number == 0)
+        counts = forward_counts(machine, layer, first=number == 0)
         if trains:
             macs["update"] = {"matrix": weights}
-            counts += _update_counts(machine, layer)
+            counts += update_counts(machine, layer)
             if layer.is_output:
                 counts += _error_counts(machine, network.classes)
             else:
@@ -118,7 +126,7 @@ def _signal_cycles(layer: LayerDescriptor, machine: Machine, classes: int, train
     return 0
 
 
-def _forward_counts(machine: Machine, layer: LayerDescriptor, first: bool) -> Counts:
+def forward_counts(machine: Machine, layer: LayerDescriptor, first: bool) -> Counts:
     """The array's forward walk; the first layer's input is counted as it is loaded."""
     counts, steps, pes = Counts(), layer.steps, machine.pes
     counts.add("forward", "multipliers", "multiply_8x16", steps * pes)
@@ -132,7 +140,7 @@ def _forward_counts(machine: Machine, layer: LayerDescriptor, first: bool) -> Co
     return counts
 
 
-def _update_counts(machine: Machine, layer: LayerDescriptor) -> Counts:
+def update_counts(machine: Machine, layer: LayerDescriptor) -> Counts:
     """The array's update walk: every weight of every tile is read, changed and written back."""
     counts, steps, pes = Counts(), layer.steps, machine.pes
     counts.add("update", "multipliers", "multiply_8x18", steps * pes)
