@@ -3,6 +3,7 @@
 import argparse
 
 from sim.cli.common import add_common, add_rule, built_for, load_specs, option, positive, prepare_out, write_metrics
+from sim.cycle.forward_forward import RULE as FORWARD_FORWARD
 from sim.cycle.text import NAMES
 
 __all__ = ["add_arguments", "add_batch", "run"]
@@ -11,6 +12,7 @@ SUMMARY = "cycles, utilization, energy and memory of a training step"
 DESCRIPTION = """\
 Counts what one training step, of one batch, costs on a machine, by closed forms: networks of any size take no time.
 The cycles are those of the RTL of a machine built for the rule, phase by phase; rule inference: nothing is learned.
+forward_forward, which no machine is built for, is a model of the same array and says so.
 """
 EPILOG = """\
 Leaves in DIR
@@ -29,7 +31,7 @@ Examples
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Options of the command."""
     add_common(parser, "simulate", "nothing is random here; kept in metrics.json")
-    add_rule(parser, NAMES, "learning rule, of a machine built otherwise alike")
+    add_rule(parser, (*NAMES, FORWARD_FORWARD), "learning rule, of a machine built otherwise alike")
     parser.add_argument(
         "--technology",
         default="horowitz-45nm",
@@ -55,8 +57,9 @@ def run(args: argparse.Namespace, argv: list[str]) -> int:
     machine, network = load_specs(args)
     with option("--technology", "technologies"):
         technology = load_technology(args.technology)
-    machine = built_for(machine, args.rule or machine.rule)
-    step = training_step(machine, network, batch=args.batch)
+    if args.rule != FORWARD_FORWARD:
+        machine = built_for(machine, args.rule or machine.rule)
+    step = training_step(machine, network, args.rule, batch=args.batch)
     folder = prepare_out(args.out)
     metrics = step_metrics(step, technology)
     path = write_metrics(folder, args, machine, network, metrics, UNITS)

@@ -22,26 +22,33 @@ from dataclasses import replace
 from sim.cycle.counts import Counts
 from sim.cycle.dense import forward_counts, forward_cycles, update_counts, update_cycles
 from sim.cycle.step import LayerStep, Step
-from spec.machine import Machine
+from spec.errors import SpecError
+from spec.machine import ACT_BITS, WEIGHT_BITS, Machine
 from spec.network import Network
-from spec.program import LayerDescriptor, Program
+from spec.program import Program, compile_program
 from spec.timing import PLAIN_ARGMAX_TAIL, SETUP_CYCLES
 
-__all__ = ["KEPT", "RULE", "training_step"]
+__all__ = ["KEPT", "LABEL", "RULE", "memory_bytes", "training_step"]
 
 RULE = "forward_forward"
+LABEL = "model, no hardware yet"
 KEPT = 3
 """Sets of hidden outputs: of the pass at work, of the label, and of the best wrong label so far."""
 
 
-def training_step(machine: Machine, network: Network, program: Program) -> Step:
-    """A sample with a label. ``program``: of the network on the machine for ``drtp``."""
+def training_step(machine: Machine, network: Network) -> Step:
+    """A sample with a label, on the machine built for ``drtp``; the step has hidden layers alone.
+
+    Raises SpecError for convolutions and batches, for a network without hidden layers, and for one that does not fit.
+    """
+    if machine.windowed or network.windowed or len(network.layers) < 2:
+        raise SpecError("rule", "must be another for this machine and network: forward_forward takes fully connected "
+                        "layers at batch 1, two or more", RULE)  # fmt: skip
+    machine = machine.built_for("drtp")
+    program = compile_program(network, machine)
     classes, layers = network.classes, []
-    for number, layer in enumerate(program.layers):
-        if layer.is_output:
-            layers.append(_unused(number, layer))
-            continue
-        first, last = number == 0, bool(program.layers[number + 1].is_output)
+    for number, layer in enumerate(program.layers[:-1]):
+        first, last = number == 0, number == len(program.layers) - 2
         weights, n = layer.n_in * layer.n_out, layer.n_out
         label = replace(layer, row_tiles=1)  # the row tile that holds the label's input
         passes = 1 if first else classes
@@ -72,17 +79,21 @@ def training_step(machine: Machine, network: Network, program: Program) -> Step:
                 {purpose: sum(parts.values()) for purpose, parts in macs.items()},
             )
         )
-    return Step(RULE, machine, network, program, tuple(layers))
+    return Step(RULE, machine, network, program, tuple(layers), label=LABEL)
 
 
-def _unused(number: int, layer: LayerDescriptor) -> LayerStep:
-    """The output layer, which no sample passes."""
-    cycles = dict.fromkeys(("setup", "forward", "signal", "update", "finish"), 0)
-    purposes = ("forward", "signal", "update")
-    return LayerStep(
-        number, layer.n_in, layer.n_out, cycles, {purpose: {} for purpose in purposes}, Counts(),
-        dict.fromkeys(purposes, 0),
-    )  # fmt: skip
+def memory_bytes(step: Step, program: Program) -> dict[str, int]:
+    """Bytes by purpose (``sim.cycle.memory.MEMORIES``): hidden layers' parameters, :data:`KEPT` sets of their outputs,
+    and the first layer's sums.
+    """
+    machine, hidden = step.machine, program.layers[:-1]
+    return {
+        "weights": sum(layer.steps for layer in hidden) * machine.pes * WEIGHT_BITS // 8,
+        "biases": sum(layer.n_out for layer in hidden) * WEIGHT_BITS // 8,
+        "input buffers": 2 * program.input_words * machine.rows,
+        "activations": KEPT * sum(-(-layer.n_out // machine.rows) * machine.rows * ACT_BITS // 8 for layer in hidden),
+        "latents": -(-hidden[0].n_out * machine.acc_bits // 8),
+    }
 
 
 def _kept_sums(machine: Machine, n: int, classes: int) -> Counts:

@@ -6,6 +6,7 @@ registers a class (scores, errors) are left out, alike for every rule. ``sim.cyc
 convolutions and batches.
 """
 
+from sim.cycle import forward_forward
 from sim.cycle.counts import kept_bits, score_memory_bytes, trained_bytes
 from sim.cycle.step import Step
 from sim.cycle.windowed_counts import INDEX_BITS
@@ -45,6 +46,8 @@ LARGE_BATCH = 128
 def memory_bytes(step: Step) -> dict[str, int]:
     """Bytes by purpose, for the batch of the step."""
     if isinstance(step.program, Program):
+        if step.rule == forward_forward.RULE:
+            return dict.fromkeys(MEMORIES, 0) | forward_forward.memory_bytes(step, step.program)
         return _dense_bytes(step, step.program)
     return windowed_memory_bytes(step.network, step.machine, step.rule, step.batch)
 

@@ -1,13 +1,13 @@
 """Closed forms of a training step: cycles by phase, multiplications and actions, layer by layer.
 
 ``sim.cycle.dense`` holds those of fully connected layers at batch 1, ``sim.cycle.windowed`` those of convolutions and
-batches; this module chooses. ``sim.cycle.stepped`` and ``sim.cycle.windowed_stepped`` count the same by walking the
-steps one by one.
+batches, ``sim.cycle.forward_forward`` a rule without hardware; this module chooses. ``sim.cycle.stepped`` and
+``sim.cycle.windowed_stepped`` count the same by walking the steps one by one.
 """
 
 from dataclasses import replace
 
-from sim.cycle import dense, windowed
+from sim.cycle import dense, forward_forward, windowed
 from sim.cycle.step import CYCLE_PHASES, LayerStep, Step
 from spec.errors import check_choice, check_int
 from spec.machine import Machine
@@ -32,11 +32,13 @@ def training_step(
 
     A smaller batch than the recipe's is one that the samples did not fill. ``train_hidden=False``: the hidden layers
     are frozen. ``rule``: that of a machine built otherwise alike, the machine's own if not said otherwise, a name of
-    ``spec.rules.RULES``; of the step of an ``inference`` machine nothing is learned. Raises SpecError when the network
-    does not fit the machine of that rule.
+    ``spec.rules.RULES``, or ``forward_forward``, a model; of the step of an ``inference`` machine nothing is learned.
+    Raises SpecError when the network does not fit the machine of that rule.
     """
     rule = machine.rule if rule is None else rule
-    check_choice("rule", rule, RULES)
+    check_choice("rule", rule, (*RULES, forward_forward.RULE))
+    if rule == forward_forward.RULE:
+        return forward_forward.training_step(machine, network)
     machine = machine.built_for(rule)
     network, samples = of_batch(network, batch)
     program = program_for(network, machine, train_hidden)

@@ -2,7 +2,7 @@
 
 from sim.cycle.energy import energy_by_component, energy_by_purpose, energy_table
 from sim.cycle.memory import allocated_bytes, memory_by_batch, memory_bytes
-from sim.cycle.step import LABEL, Step
+from sim.cycle.step import Step
 from spec.technology import Technology
 
 __all__ = ["PURPOSE_NAMES", "UNITS", "accesses", "step_metrics"]
@@ -68,7 +68,7 @@ def step_metrics(step: Step, technology: Technology) -> dict:
     device = step.machine.device
     return {
         "rule": step.rule,
-        "label": LABEL,
+        "label": step.label,
         "batch": step.batch,
         "cycles": step.cycles,
         "cycles_by_phase": step.cycles_by_phase,

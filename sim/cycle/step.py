@@ -59,7 +59,10 @@ class LayerStep:
 
 @dataclass(frozen=True)
 class Step:
-    """The way of ``batch`` samples through the machine, with one update; rule ``inference``: without."""
+    """The way of ``batch`` samples through the machine, with one update; rule ``inference``: without.
+
+    ``label``: what the figures are.
+    """
 
     rule: str
     machine: Machine
@@ -67,6 +70,7 @@ class Step:
     program: Program | WindowedProgram
     layers: tuple[LayerStep, ...]
     batch: int = 1
+    label: str = LABEL
 
     @property
     def cycles_by_phase(self) -> dict[str, int]:
