@@ -599,6 +599,7 @@ class FastModel(IntegerModel):
 
     def _prepare(self) -> None:
         """Lays out the memory of the compiled code."""
+        self._check_compiled()
         rows, layers, rule = self.machine.rows, self.layers, self.machine.learning
         sizes = [codes.size for codes in self.trained] or [0] * (len(layers) - 1)
         self._lay_out_trained(sizes)

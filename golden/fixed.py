@@ -12,13 +12,14 @@ hidden activation s8, 4; bias s16, 7 more than the layer's input; output score s
 in `golden.signals`.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 from golden.arith import random_bits, rnd, sat
 from golden.signals import (
+    HIDDEN_DELTAS,
     SLOPE_SHIFT,
     back_delta,
     back_sums,
@@ -49,6 +50,7 @@ from spec.lfsr import PERIOD, offset
 from spec.machine import ACT_BITS, BIAS_LEFT_SHIFT, SCORE_BITS, WEIGHT_BITS, Machine
 from spec.network import NO_LABEL, Network
 from spec.program import compile_program
+from spec.rules import part
 from spec.scores import TRAINED_BITS, USED_FRAC, first_codes, score_basis, trained_shapes
 
 __all__ = [
@@ -116,18 +118,19 @@ def local_signal(
     fraction_bits: int,
     score_shift: int,
     own: TrainedScores | None = None,
+    delta_of: Callable[..., np.ndarray] = hidden_delta,
 ) -> tuple[np.ndarray, np.ndarray, int]:
     """`(scores (K,), delta (n,), k)` of a hidden layer from its own scores, and `own`, what of them it trains, moved.
 
     `a`, `neg (n,)` as of `golden.fixed.hidden_activation`; the signal is the gradient times the norm, and `k` the
-    norm's exponent.
+    norm's exponent. `delta_of`: a function of `golden.signals.HIDDEN_DELTAS`.
     """
     k = norm_exponent(sum_of_squares(a))
     shift = score_shift + k
     if own is None:
         scores = class_scores(a, table, fraction_bits)
         error = softmax_error(scores, label, shift)
-        return scores, hidden_delta(error, scores, a, neg, table, fraction_bits), k
+        return scores, delta_of(error, scores, a, neg, table, fraction_bits), k
     if own.kind == "basis":
         table, fraction_bits = used(own.codes).T, USED_FRAC
         scores = class_scores(a, table, fraction_bits)
@@ -143,7 +146,7 @@ def local_signal(
             scores = matrix_scores(v, own.codes)
             error = softmax_error(scores, label, shift)
             back, gradient = matrix_errors(error, own.codes), np.multiply.outer(v, trained_error(error))
-    delta = hidden_delta(error, scores, a, neg, table, fraction_bits, back)
+    delta = delta_of(error, scores, a, neg, table, fraction_bits, back)
     own.codes[...] = moved_trained(own.codes, gradient, trained_shift(own.rate_shift, k))
     return scores, delta, k
 
@@ -379,6 +382,11 @@ class StatefulModel:
             return None
         return TrainedScores(rule.trains, self.trained[number], self.network.recipe.rate_shift(rule.name))
 
+    def _check_compiled(self) -> None:
+        """Refuses a rule whose signal compiled models do not have."""
+        if self.machine.rule in HIDDEN_DELTAS:
+            raise SpecError("rule", "has no compiled form, only the plain models have it", self.machine.rule)
+
     def _check_learns(self) -> None:
         """Refuses training on a machine for inference."""
         if not self.machine.learning.learns:
@@ -392,8 +400,8 @@ class StatefulModel:
         copies = []
         for number, ((n_in, n_out), pair) in enumerate(zip(expected, parameters, strict=True)):
             shapes = {"weight": (n_out, n_in), "bias": (n_out,)}
-            for (part, shape), array in zip(shapes.items(), pair, strict=True):
-                checked = _checked_codes(f"layer{number}_{part}", shape, WEIGHT_BITS, array)
+            for (kind, shape), array in zip(shapes.items(), pair, strict=True):
+                checked = _checked_codes(f"layer{number}_{kind}", shape, WEIGHT_BITS, array)
                 copies.append(checked.astype(np.int16))
         return list(zip(copies[::2], copies[1::2], strict=True))
 
@@ -499,7 +507,8 @@ class FixedModel(IntegerModel):
         if not self.machine.learning.scores:
             return None, held(label_delta(label, table, bits, neg), a), 0
         own = self._own_scores(number)
-        return local_signal(a, neg, label, table, bits, self.layers[number].score_shift, own)
+        delta_of = part(HIDDEN_DELTAS, self.machine.learning)
+        return local_signal(a, neg, label, table, bits, self.layers[number].score_shift, own, delta_of)
 
     def _learn_back(self, inputs: list[np.ndarray], slopes: list[np.ndarray], error: np.ndarray) -> None:
         """Updates the output layer from its error, then the layers before it that waited for it.

@@ -13,6 +13,8 @@ error s10, 8; learning signal s8, 6 in a hidden layer and 7 in the output layer,
 under `bp`. A basis is int8 `(K, n)` with `fraction_bits` (see `spec.basis.Basis`).
 """
 
+from collections.abc import Callable
+
 import numpy as np
 
 from golden.arith import msb, rnd, sat
@@ -22,6 +24,7 @@ from spec.scores import BACK_ERROR_BITS, RATE_STEP, TRAINED_BITS, TRAINED_FRAC, 
 from spec.tables import EXP, RCP8, RCP9
 
 __all__ = [
+    "HIDDEN_DELTAS",
     "RATE_BEYOND",
     "SLOPE_SHIFT",
     "TRAINED_LEFT",
@@ -189,6 +192,12 @@ def hidden_delta(
     sent = rnd(table.astype(np.int64).T @ (error if back is None else back), fraction_bits)
     gradient = sent - rnd(quotient * a, 7)
     return _sloped(gradient, 2, neg, SIGNAL_MAX)
+
+
+HIDDEN_DELTAS: dict[str, Callable[..., np.ndarray]] = {"own": hidden_delta}
+"""A hidden layer's signal from its own scores, by a rule's name where that has another (`spec.rules.part`); compiled
+models have none but the first.
+"""
 
 
 def label_delta(label: int, table: np.ndarray, fraction_bits: int, neg: np.ndarray) -> np.ndarray:

@@ -17,6 +17,7 @@ bias s16, 14 fraction bits; activation and latent s8; the rest as in `golden.fix
 `golden.signals`.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -36,9 +37,11 @@ from golden.fixed import (
 )
 from golden.maps import by_channel, channel_patches, max_pool, patches, window_sums
 from golden.signals import (
+    HIDDEN_DELTAS,
     SLOPE_SHIFT,
     feedback_delta,
     held,
+    hidden_delta,
     label_delta,
     output_back_delta,
     output_delta,
@@ -51,6 +54,7 @@ from spec.geometry import LayerGeometry
 from spec.lfsr import offset
 from spec.machine import ACT_BITS, Machine
 from spec.network import Network
+from spec.rules import part
 from spec.windowed import WindowedLayer, windowed_layers
 
 __all__ = [
@@ -113,10 +117,11 @@ def hidden_signal(
     fraction_bits: int,
     score_shift: int,
     own: TrainedScores | None = None,
+    delta_of: Callable[..., np.ndarray] = hidden_delta,
 ) -> tuple[np.ndarray, np.ndarray, int]:
     """`(scores (K,), d (windows, N), k)` of `latents (gh, gw, N)` from their own scores; as `local_signal`."""
     flat = by_channel(latents[None])[0]
-    scores, d, k = local_signal(flat, _no_slope(table), label, table, fraction_bits, score_shift, own)
+    scores, d, k = local_signal(flat, _no_slope(table), label, table, fraction_bits, score_shift, own, delta_of)
     return scores, _by_window(d, latents.shape[2]), k
 
 
@@ -316,7 +321,8 @@ class WindowedModel(StatefulModel):
             return sample.latents, d[None], 0
         if not self.machine.learning.scores:
             return None, label_signal(sample.latents, label, table, bits), 0
-        return hidden_signal(sample.latents, label, table, bits, layer.score_shift, self._own_scores(number))
+        own, delta_of = self._own_scores(number), part(HIDDEN_DELTAS, self.machine.learning)
+        return hidden_signal(sample.latents, label, table, bits, layer.score_shift, own, delta_of)
 
     def _learn_back(self, through: list[list[_Passed]], labels: list[int]) -> None:
         """Updates layers from a batch that went `through` all of them, the last first, by its errors (`dfa`, `bp`)."""

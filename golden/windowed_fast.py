@@ -798,6 +798,7 @@ class FastWindowedModel(StatefulModel):
 
     def __init__(self, network: Network, machine: Machine, seed: int = 0, train_hidden: bool = True) -> None:
         super().__init__(network, machine, train_hidden)
+        self._check_compiled()
         self.layers = windowed_layers(network, machine, train_hidden)
         self._prepare()
         self.load_parameters(initial_windowed_codes(network.shapes, seed, network.recipe.gain_shift))

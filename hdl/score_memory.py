@@ -146,7 +146,7 @@ class ScoreMemory(wiring.Component):
         m.d.comb += parameters.read_addr.eq(address)
         asked = delay_line(m, address, self.WRITE_LATENCY - _ADDRESS_LATENCY, "asked")[-1]
         time = Signal(range(self.WRITE_LATENCY + 1))
-        m.d.comb += self.host_done.eq(time == self.WRITE_LATENCY)
+        m.d.sync += self.host_done.eq(time == self.WRITE_LATENCY - 1)  # a register, as the bus decides much on it
         with m.If(self.host_valid):
             m.d.sync += time.eq(Mux(self.host_done, 0, time + 1))
         merged = []

@@ -55,11 +55,12 @@ class SignalPath:
     KEPT_LATENCY = _LATENT_DELAY + 1
     """Cycles from a latent's `issue` to what was kept with it."""
 
-    def __init__(self, machine: Machine, classes: int, basis: Basis, index_bits: int):
+    def __init__(self, machine: Machine, classes: int, basis: Basis, index_bits: int, projects: bool = True):
+        """`projects`: whether gradients lose their part along the latents."""
         check_basis(machine, classes, basis)
         if machine.max_neurons < classes:
             raise SpecError("max_neurons", f"must be at least the number of classes, {classes}", machine.max_neurons)
-        self.machine = machine
+        self.machine, self._projects = machine, projects
         trains = machine.learning.trains
         classifies = trains == "basis"
         self.lanes: Any = (
@@ -175,7 +176,7 @@ class SignalPath:
         ]
         m.d.sync += [
             x.eq(Mux(forward, activation, kept_latent)),
-            y.eq(Mux(forward, activation, softmax.quotient)),
+            y.eq(Mux(forward, activation, softmax.quotient if self._projects else 0)),
             product.eq(x * y),
         ]
 

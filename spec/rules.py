@@ -7,9 +7,13 @@ machine that has another.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import TypeVar
 
-__all__ = ["BACK_BITS", "BACK_DROPPED", "BACK_FRAC", "RULES", "Rule"]
+from spec.errors import SpecError
+
+__all__ = ["BACK_BITS", "BACK_DROPPED", "BACK_FRAC", "RULES", "Rule", "add", "part"]
 
 BACK_BITS = 12
 """A backpropagated signal, before its shift."""
@@ -101,3 +105,20 @@ RULES: dict[str, Rule] = {
     )
 }
 """By name."""
+
+_Part = TypeVar("_Part")
+
+
+def add(rule: Rule) -> None:
+    """Makes a rule known that lives outside of the project (``docs/adding-a-rule.md``); VERSION has the next number.
+
+    :class:`SpecError` for a name that is taken.
+    """
+    if rule.name in RULES:
+        raise SpecError("rule", "must have a name of its own", rule.name)
+    RULES[rule.name] = rule
+
+
+def part(table: Mapping[str, _Part], rule: Rule) -> _Part:
+    """What a rule has in a table of parts: by its name, else what all that learn from the same (``error``) share."""
+    return table[rule.name] if rule.name in table else table[rule.error]

@@ -32,20 +32,21 @@ from hdl.streams import RESULT_LAYOUT, SAMPLE_LAYOUT
 from spec.basis import Basis
 from spec.machine import ACT_BITS, Machine
 from spec.memory_map import address_bits
+from spec.rules import part
 from spec.timing import Phase
 
-__all__ = ["Core"]
+__all__ = ["SIGNAL_UNITS", "Core"]
 
 _ACT_MAX = (1 << (ACT_BITS - 1)) - 1
 
-_SIGNAL_UNITS: dict[str, Callable[[Machine, int, Basis], wiring.Component]] = {
+SIGNAL_UNITS: dict[str, Callable[[Machine, int, Basis], wiring.Component]] = {
     "own": LearningSignal,
     "label": LabelSignal,
     "output": FeedbackSignal,
     "back": lambda machine, classes, _: BackSignal(machine, classes),
     "none": lambda _, classes, __: Argmax(classes),
 }
-"""By what a rule's hidden layers learn from (`spec.rules.Rule.error`)."""
+"""By what a rule's hidden layers learn from, or by the rule (`spec.rules.part`): made of machine, classes and basis."""
 
 
 class Core(wiring.Component):
@@ -79,7 +80,7 @@ class Core(wiring.Component):
         self.machine, self.classes, self.basis = machine, classes, basis
         # Made here and not in elaborate(), so that a machine that does not do is refused at once.
         self._results = ResultFifo(machine, classes)
-        self._signal: Any = _SIGNAL_UNITS[machine.learning.error](machine, classes, basis)
+        self._signal: Any = part(SIGNAL_UNITS, machine.learning)(machine, classes, basis)
         super().__init__(
             {
                 "bus": In(BusSignature(address_bits(machine))),

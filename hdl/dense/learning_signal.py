@@ -57,6 +57,8 @@ class LearningSignal(wiring.Component):
     """
 
     LATENCY = DELTA_LATENCY
+    PROJECTS = True
+    """Whether gradients lose their part along the activations; a rule's own unit may say otherwise."""
 
     start: Signal
     is_output: Signal
@@ -88,7 +90,7 @@ class LearningSignal(wiring.Component):
         self.machine = machine
         # A layer's padding may go C - 1 beyond the widest layer.
         self._index_bits = (machine.max_neurons + machine.cols).bit_length()
-        self._path = SignalPath(machine, classes, basis, self._index_bits)
+        self._path = SignalPath(machine, classes, basis, self._index_bits, self.PROJECTS)
         softmax = self._path.softmax
         self._queue = DeltaQueue(machine, self._path.gradient_bits)
         super().__init__(

@@ -42,10 +42,11 @@ from spec.basis import Basis
 from spec.errors import SpecError
 from spec.machine import WEIGHT_BITS, Machine
 from spec.memory_map import address_bits
+from spec.rules import part
 from spec.timing import Phase
 from spec.windowed_timing import BACK_TAIL, FORWARD_TAIL, UPDATE_TAIL
 
-__all__ = ["Core"]
+__all__ = ["SIGNAL_UNITS", "Core"]
 
 # The last step's last latent is the last thing of `forward`: its column's total, then its own way. (The vector of its
 # position's activations is earlier.) The weight of the last PE is written in the last cycle of `update`. Both count
@@ -58,14 +59,14 @@ assert BACK_TAIL == BackWalk.LEAD + BackMemory.LATENCY - 1
 # The last column's bias is written in `update` or, in an array of one row, a cycle behind it: nothing reads it then.
 assert TileBias.WRITE_LATENCY <= 1 + WindowArray.WRITE_LATENCY
 
-_SIGNAL_UNITS: dict[str, Callable[[Machine, int, Basis], wiring.Component]] = {
+SIGNAL_UNITS: dict[str, Callable[[Machine, int, Basis], wiring.Component]] = {
     "own": LearningSignal,
     "label": LabelSignal,
     "output": FeedbackSignal,
     "back": BackSignal,
     "none": lambda _, classes, __: Argmax(classes),
 }
-"""By what a rule's hidden layers learn from (`spec.rules.Rule.error`)."""
+"""By what a rule's hidden layers learn from, or by the rule (`spec.rules.part`): made of machine, classes and basis."""
 
 
 class Core(wiring.Component):
@@ -99,7 +100,7 @@ class Core(wiring.Component):
         self.machine, self.classes, self.basis = machine, classes, basis
         # Made here and not in elaborate(), so that a machine that does not do is refused at once.
         self._results = ResultFifo(machine, classes)
-        self._signal: Any = _SIGNAL_UNITS[machine.learning.error](machine, classes, basis)
+        self._signal: Any = part(SIGNAL_UNITS, machine.learning)(machine, classes, basis)
         super().__init__(
             {
                 "bus": In(BusSignature(address_bits(machine))),

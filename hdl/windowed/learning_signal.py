@@ -43,9 +43,11 @@ class LearningSignal(WindowSignal):
 
     LATENCY = SignalPath.LATENCY + 2
     """Cycles from a gradient's asking to its shifted signal."""
+    PROJECTS = True
+    """Whether gradients lose their part along the latents; a rule's own unit may say otherwise."""
 
     def __init__(self, machine: Machine, classes: int, basis: Basis):
-        self._path = SignalPath(machine, classes, basis, machine.neuron_bits)
+        self._path = SignalPath(machine, classes, basis, machine.neuron_bits, self.PROJECTS)
         shifts = {name: In(FIELDS[name].width) for name in ("act_shift", "latent_shift")}
         trained = {"layer_start": In(1), **shifts, **self._path.ports}
         super().__init__(machine, self._path.softmax, trained if machine.learning.trains else None)

@@ -5,7 +5,7 @@ which action of ``spec.technology.ACTIONS`` it is. Padding is counted: a PE of a
 """
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 
 from spec.basis import Basis
 from spec.lfsr import STATE_BITS
@@ -18,6 +18,7 @@ from spec.technology import activation_action
 
 __all__ = [
     "COMPONENTS",
+    "LOCAL_COSTS",
     "PURPOSES",
     "Counts",
     "array_registers",
@@ -200,6 +201,12 @@ def local_counts(network: Network, machine: Machine, number: int) -> Counts:
     counts.add("signal", "latent memory", "activation_write", n)
     counts.add("signal", "latent memory", "activation_read", n)
     return counts + _trained_counts(network, machine, number)
+
+
+LocalCost = Callable[[Network, Machine, int], tuple[dict[str, int], Counts]]
+LOCAL_COSTS: dict[str, LocalCost] = {"own": lambda *layer: (local_macs(*layer), local_counts(*layer))}
+"""MACs by part, and actions, of a hidden layer's signal from its own scores, by a rule's name where that has another
+(`spec.rules.part`): of a network on a machine, in layer so many."""
 
 
 def score_memory_bytes(network: Network, machine: Machine) -> int:

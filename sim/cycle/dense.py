@@ -5,13 +5,12 @@ constants are in ``spec.timing``. ``sim.cycle.stepped`` counts the same by walki
 """
 
 from sim.cycle.counts import (
+    LOCAL_COSTS,
     Counts,
     array_registers,
     bias_pass,
     entry_read,
     entry_sum,
-    local_counts,
-    local_macs,
     neuron_bits,
     row_read,
     softmax,
@@ -21,7 +20,7 @@ from spec.basis import Basis
 from spec.machine import Machine
 from spec.network import Network
 from spec.program import LayerDescriptor, Program
-from spec.rules import RULES
+from spec.rules import RULES, part
 from spec.technology import weight_action
 from spec.timing import (
     ARGMAX_TAIL,
@@ -170,7 +169,7 @@ def _hidden_signal(machine: Machine, network: Network, number: int) -> tuple[dic
     """
     rule, basis, n = machine.learning, Basis(network.basis, network.classes), network.geometry[number].latents
     if rule.scores:
-        return local_macs(network, machine, number), local_counts(network, machine, number)
+        return part(LOCAL_COSTS, rule)(network, machine, number)
     kept = neuron_bits(n, rule)
     if rule.error == "output":
         return {"feedback": n * basis.classes}, kept + entry_read(n, basis) + entry_sum(n, basis)

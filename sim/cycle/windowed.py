@@ -8,13 +8,13 @@ it waits for the output layer's errors.
 """
 
 from sim.cycle import windowed_counts as count
-from sim.cycle.counts import Counts, entry_read, entry_sum, local_counts, local_macs, neuron_bits, row_read, softmax
+from sim.cycle.counts import LOCAL_COSTS, Counts, entry_read, entry_sum, neuron_bits, row_read, softmax
 from sim.cycle.step import LayerStep, Step, multiplied
 from sim.cycle.windowed_counts import Work
 from spec.basis import Basis
 from spec.machine import Machine
 from spec.network import Network
-from spec.rules import RULES
+from spec.rules import RULES, part
 from spec.windowed_program import BackDescriptor, WindowedProgram
 from spec.windowed_timing import back_cycles, forward_cycles, setup_cycles, signal_cycles, update_cycles
 
@@ -95,6 +95,6 @@ def _hidden_signal(work: Work, network: Network, number: int) -> tuple[dict[str,
     if not work.descriptor.pool_latent:
         counts += count.latent_sums(work, "signal")
     if rule.scores:
-        own = local_counts(network, work.machine, number)
-        return local_macs(network, work.machine, number), counts + own * batch
+        macs, own = part(LOCAL_COSTS, rule)(network, work.machine, number)
+        return macs, counts + own * batch
     return {}, counts + (neuron_bits(n, rule) + row_read(n, basis)) * batch
