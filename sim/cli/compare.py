@@ -106,8 +106,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--epochs",
         type=positive,
         metavar="N",
-        help="also train every rule for N epochs and compare test accuracy: in the bit-exact model of the hardware, "
-        "for convolutions and batches in floating point",
+        help="also train every rule for N epochs in the bit-exact model of the hardware, and compare test accuracy",
     )
     parser.add_argument(
         "--seeds", type=positive, metavar="N", help="train from N seeds, --seed and those after it (default: 1)"
@@ -119,7 +118,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace, argv: list[str]) -> int:
     """Runs the command; returns its exit code."""
     from sim.cycle.compare import compare, known_technologies, steps_of
-    from sim.cycle.model import of_batch
     from spec.technology import load_technology
 
     machine, network = load_specs(args)
@@ -131,14 +129,12 @@ def run(args: argparse.Namespace, argv: list[str]) -> int:
     seeds = range(args.seed, args.seed + (args.seeds or 1))
     if seeds[-1] > MAX_SEED:
         raise SpecError("--seeds", f"must end with seed {MAX_SEED} or before", args.seeds)
-    windowed = of_batch(network, args.batch)[0].windowed
     steps, _ = steps_of(machine, network, args.rules, args.batch)  # what does not fit is refused here
     dataset = None
     if args.epochs is not None:
         from golden.data import load_dataset
 
         dataset = load_dataset(args.data, network)
-    arithmetic = "floating point" if windowed else "integers, the bit-exact model of the hardware"
     which = f"seeds {seeds[0]} to {seeds[-1]}" if len(seeds) > 1 else f"seed {args.seed}"
     folder = prepare_out(args.out)
     trained = {
@@ -150,7 +146,7 @@ def run(args: argparse.Namespace, argv: list[str]) -> int:
             areas = _areas(machine, network, list(steps))
         if dataset is not None:
             accuracy = _train(args, machine, network, dataset, trained)
-            training = f"{dataset.name}, epochs: {args.epochs}, {arithmetic}, {which}"
+            training = f"{dataset.name}, epochs: {args.epochs}, integers, the bit-exact model of the hardware, {which}"
     except KeyboardInterrupt as stop:
         said = str(stop) or "interrupted"
         raise Interrupted(f"{said}; go on with: {invoked()} {shlex.join(argv)}") from None
@@ -225,11 +221,10 @@ def _train(
     """Trains each rule from each seed, from its checkpoint if there is one: test accuracies in percent by rule."""
     from golden.train import Progress, train_epochs
 
-    kind = "float" if network.windowed else "golden"
     accuracy: dict[str, list[float]] = {}
     for (rule, seed), checkpoint in checkpoints.items():
-        backend = make_backend(kind, rule, machine, network, seed)
-        progress = Progress(name=f"{kind} {rule}" + (f", seed {seed}" if args.seeds else ""))
+        backend = make_backend("golden", rule, machine, network, seed)
+        progress = Progress(name=f"golden {rule}" + (f", seed {seed}" if args.seeds else ""))
         result = train_epochs(backend, dataset, args.epochs, seed, checkpoint, progress)
         accuracy.setdefault(rule, []).append(result.test_accuracy)
     return accuracy
