@@ -17,7 +17,7 @@ from spec.network import load_network
 from spec.technology import load_technology
 
 TECHNOLOGY = "horowitz-45nm"
-RULES = {"lls": "LLS", "bp": "BP (model)"}
+RULES = {"lls": "LLS", "bp": "BP"}
 PARTS = {"forward": ("forward", BLUE), "signal": ("learning signal", RED), "update": ("weight update", GREEN)}
 PURPOSES = {"forward": "forward", "signal": "learning_signal", "update": "weight_gradient"}
 
