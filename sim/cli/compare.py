@@ -42,8 +42,6 @@ Puts a training step of every rule that has hardware side by side ({", ".join(NA
 each on the machine built for it, otherwise alike: cycles, multiplications, energy, memory; the learning signal alone
 and the whole step; where LLS loses; what learning costs beyond inference; whether the verdict survives another
 technology table. --area synthesises each core and counts its cells, --epochs trains each rule.
-
-For convolutions and batches BP has no hardware: it is a model of the same array, at its best, and has no area.
 """
 EPILOG = """\
 Leaves in DIR
