@@ -259,7 +259,7 @@ class Page:
 
     def backpropagate(self, kept: list, errors: list[list[int]]) -> None:
         """Section 6 of docs/rules.md: signals are of the next layer's map, flat."""
-        signals = [[min(max(_rnd(v, 2) * 32, -2047), 2047) for v in e] for e in errors]
+        signals = [[min(max(_rnd(v, 3) * 64, -2047), 2047) for v in e] for e in errors]
         for number in range(len(kept) - 1, -1 if self.train_hidden else len(kept) - 2, -1):
             layer, updates, below = self.layers[number], [], []
             for (x, neg, a), d in zip(kept[number], signals, strict=True):
