@@ -14,6 +14,7 @@ from golden.arith import rnd
 from golden.data import load_digits
 from golden.fixed import FixedModel
 from golden.signals import HIDDEN_DELTAS, SIGNAL_MAX, SLOPE_SHIFT
+from golden.windowed import WindowedModel
 from hdl.dense import core as dense
 from hdl.dense import learning_signal
 from hdl.windowed import core as windowed
@@ -80,23 +81,27 @@ def register() -> None:
 
 def check(machine: Machine, network: Network, x: np.ndarray, labels: np.ndarray) -> None:
     """Trains the plain model and the compiled Verilog; weights, biases and cycles must be equal."""
-    model, verilog = FixedModel(network, machine), RtlBackend(network, machine)
+    plain = WindowedModel if network.windowed else FixedModel
+    model, verilog = plain(network, machine), RtlBackend(network, machine)
     model.train(x, labels)
     cycles = verilog.train(x, labels).cycles
     pairs = zip(model.parameters(), verilog.parameters(), strict=True)
     assert all(np.array_equal(a, b) for pair in pairs for a, b in zip(*pair, strict=True)), "weights differ"
-    expected = len(x) * training_step(machine, network).cycles
+    expected = len(x) // network.recipe.batch * training_step(machine, network).cycles
     assert cycles == expected, f"{cycles} cycles, the simulator has {expected}"
     print(f"{machine.rule}: {len(x)} samples, weights and {cycles:,} cycles equal to the model's and the simulator's")
 
 
 def main() -> None:
-    """Bits and cycles on a 2x2 array, then what the projection is worth on digits."""
+    """Bits and cycles on both datapaths, 2x2, then what the projection is worth on digits."""
     register()
     data, network = load_digits(), load_network("digits")
     small = replace(network, layers=(replace(network.layers[0], neurons=6), network.layers[-1]))
     tiny = replace(load_machine("ice40up5k"), device=None, rule=RULE.name)
     check(tiny, small, data.x_train[:60], data.y_train[:60])
+    batched = replace(small, recipe=replace(small.recipe, batch=4))
+    summing = replace(tiny, gradient_bits=40, max_batch=4, activation_depth=512, result_fifo_depth=128)
+    check(summing, batched, data.x_train[:60], data.y_train[:60])
     for rule in ("lls", RULE.name):
         machine = replace(load_machine("digits"), rule=rule)
         model = FixedModel(network, machine)

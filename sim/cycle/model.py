@@ -38,7 +38,7 @@ def training_step(
     rule = machine.rule if rule is None else rule
     check_choice("rule", rule, (*RULES, forward_forward.RULE))
     if rule == forward_forward.RULE:
-        return forward_forward.training_step(machine, network)
+        return forward_forward.training_step(machine, of_batch(network, batch)[0])
     machine = machine.built_for(rule)
     network, samples = of_batch(network, batch)
     program = program_for(network, machine, train_hidden)
