@@ -12,10 +12,10 @@ from pathlib import Path
 from hdl.core import core_for
 from hdl.fpga.shell import ScanShell
 from hdl.verilog import to_verilog
-from spec.basis import Basis
 from spec.errors import SpecError
 from spec.machine import Machine
 from spec.network import Network
+from spec.scores import score_basis
 
 __all__ = ["BOARDS", "Board", "FlowError", "Result", "place_and_route"]
 
@@ -87,7 +87,7 @@ def place_and_route(
         )  # fmt: skip
     board = BOARDS[device.family]
     out.mkdir(parents=True, exist_ok=True)
-    core = core_for(machine, network.classes, Basis(network.basis, network.classes))
+    core = core_for(machine, network.classes, score_basis(network, machine))
     text = to_verilog(ScanShell(core), "shell")
     source, netlist = out / "shell.v", out / "shell.json"
     if not (netlist.exists() and source.exists() and source.read_text() == text):
