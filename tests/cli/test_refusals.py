@@ -203,7 +203,6 @@ def test_a_machine_that_cannot_be_built_for_a_rule(refused, own, tmp_path):
         (["train", "--samples", "0"], "--samples"),
         (["train", "--test-samples", "361"], "--test-samples"),
         (["simulate", "--rule", "frozen"], "--rule"),
-        (["simulate", "--rule", "forward_forward"], "--rule"),
         (["generate", "--rule", "frozen"], "--rule"),
         (["train", "--rule", "inference"], "--rule"),
         (["compare", "--data", "digits"], "--epochs"),
