@@ -10,6 +10,7 @@ from amaranth.lib.wiring import In, Member, Out
 from amaranth.utils import ceil_log2
 
 from hdl.arith import delay_line, round_shift, truncate
+from hdl.feed import feed
 from hdl.memory import DualPortMemory
 from spec.machine import ERROR_BITS, Machine
 from spec.scores import TRAINED_BITS, lane_bits, lanes, row_bits, rows
@@ -19,6 +20,7 @@ __all__ = [
     "STEP_ERROR_BITS",
     "ScoreMemory",
     "changed",
+    "host_from_bus",
     "host_ports",
     "pass_host",
     "step_error",
@@ -60,6 +62,19 @@ def pass_host(outer: wiring.Component, inner: wiring.Component, machine: Machine
         sink, source = (inner, outer) if member.flow == In else (outer, inner)
         wires.append(getattr(sink, name).eq(getattr(source, name)))
     return wires
+
+
+def host_from_bus(unit: Any, bus: Any) -> list[Any]:
+    """The bus's requests to SCORE are the host's access to `unit`."""
+    return [
+        unit.host_valid.eq(bus.score_valid),
+        unit.host_write.eq(bus.score_write),
+        unit.host_row.eq(bus.score_row),
+        *feed(unit, host_lane=getattr(bus, "score_lane", 0)),
+        unit.host_data.eq(bus.score_data),
+        bus.score_done.eq(unit.host_done),
+        bus.score_q.eq(unit.host_q),
+    ]
 
 
 def step_shift(m: Module, rate: Value, norm_shift: Value) -> tuple[Value, Value]:

@@ -27,6 +27,7 @@ from hdl.feed import feed
 from hdl.maintenance import Maintenance
 from hdl.op import Op
 from hdl.results import ResultFifo
+from hdl.score_memory import host_from_bus
 from hdl.signal_path import check_basis
 from hdl.streams import RESULT_LAYOUT, SAMPLE_LAYOUT
 from spec.basis import Basis
@@ -256,16 +257,7 @@ class Core(wiring.Component):
 
         # What is trained of the class scores.
         if rule.trains:
-            m.d.comb += [
-                signal.first_layer.eq(sequencer.layer == 0),
-                signal.host_valid.eq(bus.score_valid),
-                signal.host_write.eq(bus.score_write),
-                signal.host_row.eq(bus.score_row),
-                *feed(signal, host_lane=getattr(bus, "score_lane", 0)),
-                signal.host_data.eq(bus.score_data),
-                bus.score_done.eq(signal.host_done),
-                bus.score_q.eq(signal.host_q),
-            ]
+            m.d.comb += [signal.first_layer.eq(sequencer.layer == 0), *host_from_bus(signal, bus)]
 
         # The way back: signals into the array's columns, sums out of its rows.
         if rule.transposes:
